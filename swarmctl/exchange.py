@@ -1,0 +1,169 @@
+"""What is asked, what comes back, and what is recorded of it. Pure data.
+
+`ChatRequest` goes to a runtime and `Chunk`s come back; an `Exchange` is the row that remembers both. `Rating` and
+`Comparison` refer to exchanges by id. Every row turns into one flat-keyed JSON object with `to_record`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+RECORD_VERSION = 1
+CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
+
+Category = Literal["routine", "complex", "code"]
+CATEGORIES: tuple[Category, ...] = ("routine", "complex", "code")
+Finish = Literal["stop", "length", "cancelled", "error"]
+
+
+def new_id(milliseconds: int, entropy: int) -> str:
+    """Make a sortable id of 16 Crockford base-32 characters: 10 of time (ms since 1970), 6 of entropy (30 bits)."""
+    value = (milliseconds & (1 << 50) - 1) << 30 | entropy & (1 << 30) - 1
+    return "".join(CROCKFORD[value >> shift & 31] for shift in range(75, -5, -5))
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Literal["system", "user", "assistant", "tool"]
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class ChatRequest:
+    """What is asked of a model. None means the server's default; `schema` is a JSON Schema the answer must satisfy."""
+
+    messages: tuple[Message, ...]
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    schema: Mapping[str, Any] | None = None
+    stop: tuple[str, ...] = ()
+
+    def params(self) -> dict[str, Any]:
+        """The parameters as recorded with the exchange: everything but the messages, without the unset ones."""
+        found = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed,
+                 "schema": self.schema, "stop": list(self.stop) or None}
+        return {key: value for key, value in found.items() if value is not None}
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """One answer's clock. Seconds and tokens; None where the server does not say."""
+
+    prompt_tokens: int | None = None
+    cached_tokens: int | None = None
+    prompt_seconds: float | None = None
+    completion_tokens: int | None = None
+    decode_seconds: float | None = None
+    load_seconds: float | None = None
+    first_token_seconds: float | None = None
+    total_seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of a streamed answer. The last one, and only it, has `finish`."""
+
+    text: str = ""
+    logprob: float | None = None
+    finish: Finish | None = None
+    timings: Timings | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """A candidate that was tried and failed; `tokens` were already shown when it did."""
+
+    host: str
+    model: str
+    error: str
+    tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One question and its answer, with everything needed to learn from it later."""
+
+    id: str
+    at: str
+    messages: tuple[Message, ...]
+    answer: str
+    finish: Finish
+    category: Category
+    host: str
+    runtime: str
+    model: str
+    digest: str
+    template: str
+    conversation: str
+    parent: str | None = None
+    terminal: str | None = None
+    via: str = "ask"
+    error: str | None = None
+    params: Mapping[str, Any] = field(default_factory=dict)
+    timings: Timings = field(default_factory=Timings)
+    attempts: tuple[Attempt, ...] = ()
+    route: Mapping[str, Any] = field(default_factory=dict)
+
+    def to_record(self) -> dict[str, Any]:
+        """The journal's row."""
+        return {"v": RECORD_VERSION, "kind": "exchange", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """A person's word on one answer. `score` runs from -1 (bad) to 1 (good); 1 to 5 stars map onto it evenly.
+
+    Model, digest and category are copied from the exchange, so that counting ratings needs no join.
+    `undoes` names the rating that this one takes back; then all else but `exchange` is as in that one.
+    """
+
+    id: str
+    at: str
+    exchange: str
+    model: str
+    digest: str
+    category: Category
+    host: str
+    score: float | None = None
+    stars: int | None = None
+    comment: str | None = None
+    correction: str | None = None
+    undoes: str | None = None
+    terminal: str | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The journal's row."""
+        return {"v": RECORD_VERSION, "kind": "rating", **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two answers to one prompt, seen blind. `left` is the exchange that was shown on the left (or first)."""
+
+    id: str
+    at: str
+    a: str
+    b: str
+    model_a: str
+    model_b: str
+    category: Category
+    left: str
+    choice: Literal["a", "b", "tie", "both-bad"]
+    comment: str | None = None
+    terminal: str | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """The journal's row."""
+        return {"v": RECORD_VERSION, "kind": "comparison", **asdict(self)}
+
+
+def stars_to_score(stars: int) -> float:
+    """1 star is -1, 3 stars 0, 5 stars 1."""
+    return (stars - 3) / 2

@@ -1,0 +1,130 @@
+"""What one host is and has, as one survey saw it. Discovered, never typed in. Pure data and parsing.
+
+`fleet/probe.sh` prints sections over one SSH round trip; `parse_facts` turns that text into `Facts`. Sizes are bytes,
+times seconds. A fact that could not be had is None or empty, never a guess.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class Cpu:
+    """`threads` are logical CPUs this user may run on (cgroup and affinity respected), `cores` physical ones.
+
+    `features` are those llama.cpp compiles for (avx2, avx512f, f16c, fma, amx_int8, neon, dotprod, sve …), sorted.
+    """
+
+    model: str
+    threads: int
+    cores: int
+    features: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One accelerator. `vendor` is nvidia, amd, apple or intel; `arch` is 8.6, gfx1100, … where known."""
+
+    vendor: Literal["nvidia", "amd", "apple", "intel"]
+    name: str
+    memory: int | None
+    memory_free: int | None = None
+    driver: str | None = None
+    arch: str | None = None
+    uuid: str | None = None
+    problem: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Disk:
+    """The filesystem under a path. `rotational` is None where unknown."""
+
+    path: str
+    device: str
+    filesystem: str | None
+    size: int
+    free: int
+    rotational: bool | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Listener:
+    """A TCP port somebody listens on. `exposed` when bound to other than loopback; pid and user where visible."""
+
+    address: str
+    port: int
+    exposed: bool
+    pid: int | None = None
+    user: str | None = None
+    command: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeSeen:
+    """An installed runtime build: its key is the folder name under data_dir/runtimes/llamacpp/."""
+
+    name: str
+    key: str
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class BlobSeen:
+    """A verified file under data_dir/blobs/sha256-<hex>."""
+
+    sha256: str
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSeen:
+    """A server under data_dir/servers/<name>/. `spec` is the hash of what was asked for when it was started.
+
+    `supervisor` is the pid of the live supervisor or None; `pid` that of the live server; `restarts` since start.
+    `mode` is `systemd` or `own`.
+    """
+
+    name: str
+    spec: str
+    supervisor: int | None
+    pid: int | None
+    restarts: int = 0
+    mode: str = "own"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Everything one survey learned of one host. `data_dir` is absolute, with ~ expanded on the host."""
+
+    hostname: str
+    system: str
+    release: str
+    machine: str
+    user: str
+    uid: int
+    home: str
+    data_dir: str
+    cpu: Cpu
+    memory: int
+    memory_available: int
+    swap_used: int
+    disk: Disk
+    os_name: str = ""
+    libc: str = ""
+    clock: float = 0.0
+    uptime: float | None = None
+    disks: tuple[Disk, ...] = ()
+    gpus: tuple[Gpu, ...] = ()
+    tools: Mapping[str, str] = field(default_factory=dict)
+    listeners: tuple[Listener, ...] = ()
+    runtimes: tuple[RuntimeSeen, ...] = ()
+    blobs: tuple[BlobSeen, ...] = ()
+    servers: tuple[ServerSeen, ...] = ()
+    ollama: str | None = None
+    systemd_user: bool = False
+    problems: tuple[str, ...] = ()

@@ -1,0 +1,1 @@
+"""Hosts reached over SSH: surveyed in one round trip, converged over a bounded pool, tunnelled to."""

@@ -1,0 +1,109 @@
+"""What `up` last made true, as `ask` and `status` read it: one small JSON file instead of a survey.
+
+Written by rename, so that a reader sees the old one or the new one. It is state, not truth: `up` rewrites it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.errors import SwarmError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+SNAPSHOT_VERSION = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """One model served on one host. Speeds are tokens per second as `up` measured them; exchanges refine them
+    elsewhere. `overhead` is the seconds of a request that are neither prefill nor decode."""
+
+    runtime: str
+    server: str
+    model: str
+    digest: str
+    template: str
+    port: int
+    context: int
+    parallel: int
+    parameters: int
+    size: int
+    quantisation: str
+    prefill_speed: float
+    decode_speed: float
+    overhead: float = 0.0
+    load_seconds: float = 0.0
+    quality: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class HostEntry:
+    """One host of the snapshot, with what reaching and pricing it needs."""
+
+    name: str
+    ssh: str
+    data_dir: str
+    connect_timeout: float
+    idle_watts: float
+    load_watts: float
+    energy_price: float
+    currency: str
+    roles: tuple[str, ...]
+    served: tuple[Served, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Fleet:
+    """The whole snapshot. `inventory` is the absolute path it was made from and `inventory_sha256` its content."""
+
+    inventory: str
+    inventory_sha256: str
+    written: str
+    ssh_config: str | None
+    value_of_time: float
+    cost_of_bad_answer: float
+    hosts: tuple[HostEntry, ...]
+
+
+def write_fleet(path: Path, fleet: Fleet) -> None:
+    """Replace the snapshot in one rename."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps({"version": SNAPSHOT_VERSION, **asdict(fleet)}, indent=1), encoding="utf-8")
+    part.replace(path)
+
+
+def read_fleet(path: Path) -> Fleet | None:
+    """Read the snapshot; None where there is none. Raises SwarmError where it is not one of ours."""
+    try:
+        raw = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as exc:
+        raise _unusable(path) from exc
+    try:
+        return _fleet(raw)
+    except (KeyError, TypeError, AttributeError) as exc:
+        raise _unusable(path) from exc
+
+
+def _fleet(raw: dict[str, Any]) -> Fleet:
+    if raw.pop("version") != SNAPSHOT_VERSION:
+        raise KeyError("version")
+    hosts = tuple(_host(entry) for entry in raw.pop("hosts"))
+    return Fleet(hosts=hosts, **raw)
+
+
+def _host(raw: dict[str, Any]) -> HostEntry:
+    served = tuple(Served(**entry) for entry in raw.pop("served"))
+    return HostEntry(served=served, roles=tuple(raw.pop("roles")), **raw)
+
+
+def _unusable(path: Path) -> SwarmError:
+    return SwarmError(f"{path} cannot be read as a fleet snapshot", hint="`swarmctl up` writes it anew")

@@ -1,0 +1,99 @@
+"""What the rest of swarmctl knows of a model server.
+
+A `Runtime` plans purely (`plan(want, seen)`) and speaks to a running server (`health`, `chat`, `load`). An `Endpoint`
+says where its HTTP is: a unix socket (the near end of an SSH tunnel) or a loopback port.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from swarmctl.exchange import ChatRequest, Chunk
+    from swarmctl.facts import Facts
+    from swarmctl.inventory import Host
+    from swarmctl.steps import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server's HTTP is reached from this process: `socket` (a unix socket's path), else 127.0.0.1:`port`."""
+
+    socket: str | None = None
+    port: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """A model's weights as swarmctl knows them, read from the GGUF header once.
+
+    `parameters` counts weights, `size` is bytes of the file, `kv_bytes_per_token` the F16 KV cache a token takes.
+    """
+
+    name: str
+    path: str
+    sha256: str
+    size: int
+    parameters: int
+    quantisation: str
+    context_train: int
+    layers: int
+    kv_bytes_per_token: int
+    template_sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """All that is wanted of one host: its inventory entry and the model files its placements name."""
+
+    host: Host
+    models: Mapping[str, ModelFile] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """`state` is unreachable, starting, loading, ready or degraded. Ready means that it generated a token.
+
+    `seconds` is the time that token took.
+    """
+
+    state: str
+    detail: str = ""
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """How busy a server is: requests being answered, and slots (answers it can give at once)."""
+
+    busy: int
+    slots: int
+
+
+class Runtime(Protocol):
+    """One kind of model server."""
+
+    name: str
+
+    def plan(self, want: Want, seen: Facts) -> tuple[Step, ...]:
+        """The steps from what was seen to what is wanted; empty when they agree. Pure."""
+        ...
+
+    def health(self, endpoint: Endpoint, *, timeout: float) -> Health:
+        """Ask for one token. Loads, evicts and restarts nothing."""
+        ...
+
+    def chat(self, endpoint: Endpoint, request: ChatRequest, *, connect_timeout: float,
+             first_token_timeout: float, token_timeout: float) -> Iterator[Chunk]:
+        """Stream an answer. Closing the iterator stops the server's work.
+
+        Raises ServerUnavailable before the first token, StreamBroken after it, RequestRejected on a 4xx.
+        """
+        ...
+
+    def load(self, endpoint: Endpoint, *, timeout: float) -> Load:
+        """How busy the server is right now. Raises ServerUnavailable."""
+        ...

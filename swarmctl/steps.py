@@ -1,0 +1,105 @@
+"""One step of a plan: what would be done on a host, and why. Pure data, comparable, so that plans are tested as data.
+
+A runtime's `plan(want, seen)` makes steps, `fleet.converge` applies them. Every step can be cut anywhere and applied
+again; `plan(want, seen-after-apply) == ()`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+@dataclass(frozen=True, slots=True)
+class InstallRuntime:
+    """Put a build of the runtime under data_dir/runtimes/: from our store, a like host, an air-gapped folder, or
+    by building it on the host with `cmake_flags`. `key` names version, platform, backend and flags."""
+
+    key: str
+    version: str
+    backend: str
+    cmake_flags: tuple[str, ...]
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """What a person reads in the plan."""
+        return f"install llama.cpp {self.version} ({self.backend})"
+
+
+@dataclass(frozen=True, slots=True)
+class PutBlob:
+    """Put a file's bytes under data_dir/blobs/ by content hash. `size` in bytes."""
+
+    model: str
+    sha256: str
+    size: int
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """What a person reads in the plan."""
+        return f"put model {self.model} ({self.size / 1e6:,.1f} MB)"
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """A server to run. `argv` holds absolute paths on the host; `digest` is the hash of everything here."""
+
+    name: str
+    model: str
+    sha256: str
+    argv: tuple[str, ...]
+    env: Mapping[str, str]
+    port: int
+    context: int
+    parallel: int
+    mode: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class StartServer:
+    """Start a server under supervision, or replace the one of that name."""
+
+    spec: ServerSpec
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """What a person reads in the plan."""
+        return f"serve {self.spec.model} on 127.0.0.1:{self.spec.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class StopServer:
+    """Stop a server that swarmctl started."""
+
+    name: str
+    mode: str
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """What a person reads in the plan."""
+        return f"stop server {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class MeasureSpeed:
+    """Time a short prefill and decode, so that the router knows this (host, model) before the first question."""
+
+    server: str
+    model: str
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """What a person reads in the plan."""
+        return f"measure the speed of {self.model}"
+
+
+Step = InstallRuntime | PutBlob | StartServer | StopServer | MeasureSpeed
