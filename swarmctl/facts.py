@@ -82,11 +82,25 @@ class BlobSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class Speed:
+    """What `up` measured of a server, kept on the host in servers/<name>/speed.json (one line, these keys).
+
+    `prefill` and `decode` are tokens per second; `overhead` is the seconds of a request that are neither, `load` the
+    seconds from start to the first token.
+    """
+
+    prefill: float
+    decode: float
+    overhead: float = 0.0
+    load: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ServerSeen:
     """A server under data_dir/servers/<name>/. `spec` is the hash of what was asked for when it was started.
 
     `supervisor` is the pid of the live supervisor or None; `pid` that of the live server; `restarts` since start.
-    `mode` is `systemd` or `own`.
+    `mode` is `systemd` or `own`. `speed` is None until `up` measured it.
     """
 
     name: str
@@ -95,6 +109,7 @@ class ServerSeen:
     pid: int | None
     restarts: int = 0
     mode: str = "own"
+    speed: Speed | None = None
 
 
 @dataclass(frozen=True, slots=True)
