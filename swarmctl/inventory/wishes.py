@@ -1,8 +1,4 @@
-"""The inventory: what a person wishes of their machines. Hardware is discovered, never typed in.
-
-`parse_inventory` turns YAML text into frozen dataclasses or raises `InventoryError`, which lists every problem with
-file, line, field and what would be right. Pure: the caller reads the file.
-"""
+"""What an inventory says once it is read: frozen data, with every default filled in."""
 
 from __future__ import annotations
 
@@ -42,7 +38,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class LlamaCppWish:
     """How llama.cpp should run on a host. `port` is the first of one port a model; `flags` go to llama-server
-    as `--key value` and win over what follows from facts."""
+    as `--key value` and win over what follows from facts; a true value is the bare `--key`, a false one leaves out what
+    swarmctl would have set."""
 
     port: int = DEFAULT_PORT
     backend: str = "auto"
@@ -119,3 +116,10 @@ class Inventory:
             if host.name == name:
                 return host
         raise KeyError(name)
+
+
+def placement_ports(host: Host) -> tuple[int, ...]:
+    """The loopback port of each placement, in the order of `host.models`: its own, else the host's first port plus
+    its position. The parser refuses inventories in which two servers of one machine would meet on a port."""
+    first = (host.llamacpp or LlamaCppWish()).port
+    return tuple(placement.port or first + index for index, placement in enumerate(host.models))

@@ -1,0 +1,87 @@
+"""Contradictions between entries that are each well-formed: unknown models, ports that meet, watts that cannot be."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.inventory.reading import Problem, field_name
+from swarmctl.inventory.wishes import DEFAULT_DATA_DIR, DEFAULT_PORT
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from swarmctl.inventory.reading import Path
+
+
+def contradictions(raw: Mapping[str, Any], lines: Mapping[Path, int]) -> list[Problem]:
+    """Every contradiction in what the reader could read. `lines` is the reader's."""
+    models: Mapping[str, Any] = raw.get("models", {})
+    hosts: Mapping[str, Any] = raw.get("hosts", {})
+    found = [*_unhashed(models), *_unknown_models(hosts, {name for *_, name in _under(lines, "models")}),
+             *_shared_ports(hosts), *_shared_folders(hosts), *_watts(hosts)]
+    return [Problem(_line(lines, path), field_name(path), text) for path, text in found]
+
+
+def _under(lines: Mapping[Path, int], key: str) -> list[tuple[str, str]]:
+    """The names under a top-level table, also those whose entry is wrong: one mistake is one problem."""
+    return [(key, str(path[1])) for path in lines if len(path) == 2 and path[0] == key]
+
+
+def _line(lines: Mapping[Path, int], path: Path) -> int:
+    while path and path not in lines:
+        path = path[:-1]
+    return lines.get(path, 1)
+
+
+def _unhashed(models: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    for name, model in models.items():
+        if model.get("source", "").startswith("https://") and "sha256" not in model:
+            yield ("models", name, "source"), "a download needs its sha256; add sha256: with the publisher's hash"
+
+
+def _unknown_models(hosts: Mapping[str, Any], known: set[str]) -> Iterator[tuple[Path, str]]:
+    for host, entry in hosts.items():
+        seen: set[str] = set()
+        for index, placement in enumerate(entry.get("models", ())):
+            name = placement.get("model")
+            if name is None:
+                continue
+            if name not in known:
+                close = get_close_matches(name, sorted(known), n=1)
+                there = f"did you mean {close[0]}?" if close else (
+                    f"there are {', '.join(sorted(known)[:10])}" if known else "there are no models yet")
+                yield ("hosts", host, "models", index), f"no model {name} under models; {there}"
+            elif name in seen:
+                yield ("hosts", host, "models", index), f"{name} is placed twice on this host; raise its parallel instead"
+            seen.add(name)
+
+
+def _shared_ports(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    taken: dict[tuple[str, int], str] = {}
+    for host, entry in hosts.items():
+        first = entry.get("llamacpp", {}).get("port", DEFAULT_PORT)
+        for index, placement in enumerate(entry.get("models", ())):
+            port = placement.get("port", first + index)
+            path: Path = ("hosts", host, "models", index)
+            if port > 65535:
+                yield path, f"would listen on port {port}; give llamacpp a lower port"
+            other = taken.setdefault((entry.get("ssh", host), port), field_name(path))
+            if other != field_name(path):
+                yield path, f"port {port} of this machine is already taken by {other}; give one of them another port"
+
+
+def _shared_folders(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    taken: dict[tuple[str, str], str] = {}
+    for host, entry in hosts.items():
+        folder = entry.get("data_dir", DEFAULT_DATA_DIR).rstrip("/")
+        other = taken.setdefault((entry.get("ssh", host), folder), host)
+        if other != host:
+            yield ("hosts", host), f"the same machine and data_dir as {other}; merge the two or give one another data_dir"
+
+
+def _watts(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    for host, entry in hosts.items():
+        energy = entry.get("energy", {})
+        if energy.get("idle_watts", 0) > energy.get("load_watts", float("inf")):
+            yield ("hosts", host, "energy", "load_watts"), "less than idle_watts; a machine draws more under load"
