@@ -2,8 +2,8 @@
 
     python3 requirements/install.py control runtime
 
-Locks accumulate: asking for `dev` keeps `control` there. When nothing changed this returns at once, two runs at the
-same time wait for each other, and a run that was cut starts over. Needs nothing but the standard library.
+Locks accumulate: asking for `dev` keeps `control` there. When nothing changed this returns at once, two runs at
+the same time wait for each other, and a run that was cut starts over. Needs nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tomllib
 from hashlib import sha256
 from pathlib import Path
 
@@ -67,14 +68,20 @@ def read_stamp() -> dict:
 
 
 def make_stamp(names: list[str]) -> dict:
-    """What .venv will hold: every lock by its hash, this folder (an editable install names it), the metadata's hash."""
+    """What .venv will hold: locks and metadata by hash, and this folder, which an editable install names."""
     return {
         "folder": str(ROOT),
         "python": held_python() or "{}.{}".format(*sys.version_info),
-        "project": digest(ROOT / "pyproject.toml"),
+        "project": project_digest(),
         "bootstrap": digest(lock_file("bootstrap")),
         "locks": {name: digest(lock_file(name)) for name in names},
     }
+
+
+def project_digest() -> str:
+    """The hash of what an install takes from pyproject.toml; the tools' settings do not count."""
+    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
 def held_python() -> str | None:
@@ -95,17 +102,20 @@ def make_venv() -> None:
     shutil.rmtree(VENV, ignore_errors=True)
     if has_ensurepip() or install_ensurepip():
         run(PYTHON, "-m", "venv", VENV)
-        run(BIN / "python", "-m", "pip", "install", "--quiet", "--require-hashes", "-r", lock_file("bootstrap"))
-        return
-    if importable("pip"):
+        pip = (BIN / "python", "-m", "pip")
+    elif importable("pip"):
         run(PYTHON, "-m", "venv", "--without-pip", VENV)
-        run(PYTHON, "-m", "pip", "--python", BIN / "python", "install", "--quiet", "--require-hashes", "-r",
-            lock_file("bootstrap"))
-        return
+        pip = (PYTHON, "-m", "pip", "--python", BIN / "python")
+    else:
+        sys.exit(cannot_make_venv())
+    run(*pip, "install", "--quiet", "--require-hashes", "-r", lock_file("bootstrap"))
+
+
+def cannot_make_venv() -> str:
+    """What a person reads who has neither ensurepip nor pip, and may not install them."""
     version = "{}.{}".format(*sys.version_info)
-    sys.stderr.write("This Python cannot make virtual environments (it lacks ensurepip). On Debian and Ubuntu:\n\n"
-                     f"    sudo apt-get install python{version}-venv\n\nand then the same command again.\n")
-    sys.exit(1)
+    return ("This Python cannot make virtual environments (it lacks ensurepip). On Debian and Ubuntu:\n\n"
+            f"    sudo apt-get install python{version}-venv\n\nand then the same command again.")
 
 
 def has_ensurepip() -> bool:
@@ -128,16 +138,17 @@ def install_ensurepip() -> bool:
 
 def importable(module: str) -> bool:
     """Whether this Python has the module."""
-    return subprocess.run([PYTHON, "-c", f"import {module}"], check=False, stderr=subprocess.DEVNULL).returncode == 0
+    tried = subprocess.run([PYTHON, "-c", f"import {module}"], check=False, stderr=subprocess.DEVNULL)
+    return tried.returncode == 0
 
 
 def fill_venv(names: list[str]) -> None:
     """Make .venv hold what the locks say and nothing else, then swarmctl itself, editable."""
     say(f"Installing the locks {', '.join(names)}" + (" (torch: some 5 GB on Linux)" if "train" in names else ""))
-    python = BIN / "python"
-    run(BIN / "uv", "pip", "sync", "--quiet", "--python", python, "--require-hashes", lock_file("bootstrap"),
-        *map(lock_file, names))
-    run(BIN / "uv", "pip", "install", "--quiet", "--python", python, "--no-deps", "--no-build-isolation", "--editable", ROOT)
+    uv = (BIN / "uv", "pip")
+    python = ("--quiet", "--python", BIN / "python")
+    run(*uv, "sync", *python, "--require-hashes", lock_file("bootstrap"), *map(lock_file, names))
+    run(*uv, "install", *python, "--no-deps", "--no-build-isolation", "--editable", ROOT)
 
 
 def lock_file(name: str) -> Path:
@@ -162,4 +173,7 @@ def say(line: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except KeyboardInterrupt:
+        sys.exit(130)
