@@ -1,7 +1,7 @@
 """What the rest of swarmctl knows of a model server.
 
-A `Runtime` plans purely (`plan(want, seen)`) and speaks to a running server (`health`, `chat`, `load`). An `Endpoint`
-says where its HTTP is: a unix socket (the near end of an SSH tunnel) or a loopback port.
+A `Runtime` plans purely (`plan(want, seen)`) and speaks to a running server (`health`, `chat`, `load`). An
+`Endpoint` says where its HTTP is: a unix socket (the near end of an SSH tunnel) or a loopback port.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 
     from swarmctl.exchange import ChatRequest, Chunk
     from swarmctl.facts import Facts
-    from swarmctl.inventory import Host
+    from swarmctl.inventory import Host, ModelWish
     from swarmctl.steps import Step
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a server's HTTP is reached from this process: `socket` (a unix socket's path), else 127.0.0.1:`port`."""
+    """Where a server's HTTP is reached from this process: `socket` (a unix socket's path), else
+    127.0.0.1:`port`."""
 
     socket: str | None = None
     port: int | None = None
@@ -30,7 +31,8 @@ class Endpoint:
 class ModelFile:
     """A model's weights as swarmctl knows them, read from the GGUF header once.
 
-    `parameters` counts weights, `size` is bytes of the file, `kv_bytes_per_token` the F16 KV cache a token takes.
+    `parameters` counts weights, `size` is bytes of the file, `kv_bytes_per_token` the F16 KV cache a token
+    takes.
     """
 
     name: str
@@ -47,10 +49,12 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """All that is wanted of one host: its inventory entry and the model files its placements name."""
+    """All that is wanted of one host: its inventory entry, and by name the model files and wishes its placements
+    mean."""
 
     host: Host
     models: Mapping[str, ModelFile] = field(default_factory=dict)
+    wishes: Mapping[str, ModelWish] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
