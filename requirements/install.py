@@ -2,8 +2,8 @@
 
     python3 requirements/install.py control runtime
 
-Locks accumulate: asking for `dev` keeps `control` there. When nothing changed this returns at once, two runs at
-the same time wait for each other, and a run that was cut starts over. Needs nothing but the standard library.
+Locks accumulate: asking for `dev` keeps `control` there. When nothing changed this returns at once; two runs
+wait for each other, and a run that was cut starts over. Needs nothing but the standard library.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import os
 import shutil
 import subprocess
 import sys
-import tomllib
 from hashlib import sha256
 from pathlib import Path
 
@@ -80,6 +79,8 @@ def make_stamp(names: list[str]) -> dict:
 
 def project_digest() -> str:
     """The hash of what an install takes from pyproject.toml; the tools' settings do not count."""
+    import tomllib
+
     metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     return sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
@@ -144,7 +145,8 @@ def importable(module: str) -> bool:
 
 def fill_venv(names: list[str]) -> None:
     """Make .venv hold what the locks say and nothing else, then swarmctl itself, editable."""
-    say(f"Installing the locks {', '.join(names)}" + (" (torch: some 5 GB on Linux)" if "train" in names else ""))
+    size = " (torch: some 5 GB on Linux)" if "train" in names else ""
+    say(f"Installing the locks {', '.join(names)}{size}")
     uv = (BIN / "uv", "pip")
     python = ("--quiet", "--python", BIN / "python")
     run(*uv, "sync", *python, "--require-hashes", lock_file("bootstrap"), *map(lock_file, names))
