@@ -1,7 +1,8 @@
-"""One step of a plan: what would be done on a host, and why. Pure data, comparable, so that plans are tested as data.
+"""One step of a plan: what would be done on a host, and why. Pure data, comparable, so that plans are tested
+as data.
 
-A runtime's `plan(want, seen)` makes steps, `fleet.converge` applies them. Every step can be cut anywhere and applied
-again; `plan(want, seen-after-apply) == ()`.
+A runtime's `plan(want, seen)` makes steps, `fleet.converge` applies them. Every step can be cut anywhere and
+applied again; `plan(want, seen-after-apply) == ()`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class InstallRuntime:
-    """Put a build of the runtime under data_dir/runtimes/: from our store, a like host, an air-gapped folder, or
-    by building it on the host with `cmake_flags`. `key` names version, platform, backend and flags."""
+    """Put a build of the runtime under data_dir/runtimes/: from our store, an air-gapped folder, a like host,
+    or by building it on the host with `cmake_flags`. `key` names version, platform, backend and flags."""
 
     key: str
     version: str
@@ -90,10 +91,12 @@ class StopServer:
 
 @dataclass(frozen=True, slots=True)
 class MeasureSpeed:
-    """Time a short prefill and decode, so that the router knows this (host, model) before the first question."""
+    """Time a short prefill and decode, so that the router knows this (host, model) before the first
+    question."""
 
     server: str
     model: str
+    port: int
     reason: str
 
     @property

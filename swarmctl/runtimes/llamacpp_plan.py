@@ -1,0 +1,130 @@
+"""From what was seen on a host to what is wanted of it, as steps. Pure.
+
+Laws, each with a test: the same inputs give the same plan; `plan(want, seen-after-apply) == ()`; only servers
+under data_dir/servers are ever stopped.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swarmctl.errors import SwarmError
+from swarmctl.inventory import LlamaCppWish
+from swarmctl.runtimes.llamacpp_build import Build, choose_build
+from swarmctl.runtimes.llamacpp_serve import RUNTIME_FOLDER, server_specs
+from swarmctl.steps import InstallRuntime, MeasureSpeed, PutBlob, ServerSpec, StartServer, Step, StopServer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from swarmctl.facts import Facts, ServerSeen
+    from swarmctl.runtimes.base import Want
+
+
+def plan_llamacpp(want: Want, seen: Facts) -> tuple[Step, ...]:
+    """The steps that make a host what is wanted; empty when it is.
+
+    Raises SwarmError, naming every problem, where no steps could: a model that does not fit, a port that
+    somebody else holds.
+    """
+    if not want.host.models:
+        return tuple(_stops(seen, {}, "the inventory wants no model here"))
+    specs, build = wanted_servers(want, seen)
+    _check_ports(want, seen, [spec for spec, _ in specs])
+    notes = {spec.name: note for spec, note in specs}
+    wanted = {spec.name: spec for spec, _ in specs}
+    return (
+        *_stops(seen, wanted, "the inventory no longer wants it here"),
+        *_install(seen, build),
+        *_blobs(want, seen),
+        *(step for spec in wanted.values() for step in _serve(spec, seen, notes[spec.name])),
+    )
+
+
+def wanted_servers(want: Want, seen: Facts) -> tuple[tuple[tuple[ServerSpec, str], ...], Build]:
+    """The servers wanted on a host, each with a word on how it fits, and the build that would run them."""
+    build = choose_build((want.host.llamacpp or LlamaCppWish()).backend, seen)
+    try:
+        return server_specs(want, seen, build), build
+    except SwarmError as exc:
+        raise type(exc)(exc.message, host=want.host.name, hint=exc.hint) from exc
+
+
+def plan_removal(seen: Facts) -> tuple[Step, ...]:
+    """Stop every server that swarmctl started on a host; blobs and runtimes stay."""
+    return tuple(_stops(seen, {}, "swarmctl down"))
+
+
+def _stops(seen: Facts, wanted: dict[str, ServerSpec], reason: str) -> Iterator[StopServer]:
+    """Servers no longer wanted, and those that hold a port which another of ours is to have."""
+    for server in seen.servers:
+        if server.name not in wanted:
+            yield StopServer(server.name, server.mode, reason)
+        elif other := _port_heir(server, seen, wanted):
+            yield StopServer(server.name, server.mode, f"it holds the port that {other} is to have")
+
+
+def _port_heir(server: ServerSeen, seen: Facts, wanted: dict[str, ServerSpec]) -> str | None:
+    held = {listener.port for listener in seen.listeners
+            if server.pid is not None and listener.pid == server.pid}
+    return next((name for name, spec in wanted.items() if name != server.name and spec.port in held), None)
+
+
+def _install(seen: Facts, build: Build) -> Iterator[InstallRuntime]:
+    if any(runtime.name == "llamacpp" and runtime.key == build.key for runtime in seen.runtimes):
+        return
+    older = sorted(runtime.key for runtime in seen.runtimes if runtime.name == "llamacpp")
+    have = f"{seen.data_dir}/{RUNTIME_FOLDER} holds " + (f"only {', '.join(older)}" if older else "no build")
+    yield InstallRuntime(build.key, build.version, build.backend.name, build.cmake_flags,
+                         f"{build.backend.name}: {build.backend.reason}; {have}")
+
+
+def _blobs(want: Want, seen: Facts) -> Iterator[PutBlob]:
+    there = {blob.sha256: blob.size for blob in seen.blobs}
+    planned: set[str] = set()
+    for placement in want.host.models:
+        model = want.models[placement.model]
+        if there.get(model.sha256) == model.size or model.sha256 in planned:
+            continue
+        planned.add(model.sha256)
+        yield PutBlob(model.name, model.sha256, model.size,
+                      f"{seen.data_dir}/blobs has no {model.sha256[:12]} of {model.size} bytes")
+
+
+def _serve(spec: ServerSpec, seen: Facts, note: str) -> Iterator[StartServer | MeasureSpeed]:
+    server = next((server for server in seen.servers if server.name == spec.name), None)
+    reason = _why_start(spec, server)
+    if reason:
+        yield StartServer(spec, f"{reason} ({note})" if note else reason)
+    if reason or server is None or server.speed is None:
+        yield MeasureSpeed(spec.name, spec.model, spec.port, "its speed here has not been measured")
+
+
+def _why_start(spec: ServerSpec, server: ServerSeen | None) -> str | None:
+    if server is None:
+        return "it does not run here"
+    if server.spec != spec.digest:
+        return "what is wanted of it has changed"
+    if server.supervisor is None:
+        return "nothing supervises it"
+    if server.pid is None:
+        return f"it is down, after {server.restarts} restarts"
+    return None
+
+
+def _check_ports(want: Want, seen: Facts, specs: list[ServerSpec]) -> None:
+    """Refuse a port that is not ours to take."""
+    ours = {server.pid for server in seen.servers if server.pid is not None}
+    problems = []
+    for spec in specs:
+        for listener in seen.listeners:
+            if listener.port != spec.port or (listener.pid is not None and listener.pid in ours):
+                continue
+            who = " ".join(part for part in (
+                listener.command or "another program", f"pid {listener.pid}" if listener.pid else "",
+                f"of user {listener.user}" if listener.user else "") if part)
+            problems.append(f"port {spec.port}, wanted for {spec.model}, is taken by {who} "
+                            f"on {listener.address}")
+    if problems:
+        raise SwarmError("; ".join(dict.fromkeys(problems)), host=want.host.name,
+                         hint="stop it, or say another `port:` in llamacpp or in the host's model")

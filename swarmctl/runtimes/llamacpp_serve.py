@@ -1,0 +1,195 @@
+"""How llama-server is started: its argv and environment from facts and wishes. Pure, tested as data.
+
+Option names are those of llama.cpp's common/arg.cpp. Overrides go host, then model, then placement; the last
+one wins.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from hashlib import sha256
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.errors import SwarmError
+from swarmctl.inventory import LlamaCppWish, placement_ports
+from swarmctl.runtimes.llamacpp_fit import MIB, Fit, fit, room
+from swarmctl.steps import ServerSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from swarmctl.facts import Facts
+    from swarmctl.inventory import Host, Placement
+    from swarmctl.runtimes.base import ModelFile, Want
+    from swarmctl.runtimes.llamacpp_build import Build
+
+RUNTIME_FOLDER = "runtimes/llamacpp"
+#: short and old names of options that we set ourselves, so that an override replaces instead of repeating
+ALIASES = {
+    "t": "threads", "tb": "threads-batch", "c": "ctx-size", "np": "parallel", "ngl": "n-gpu-layers",
+    "gpu-layers": "n-gpu-layers", "fa": "flash-attn", "ctk": "cache-type-k", "ctv": "cache-type-v",
+    "m": "model", "a": "alias", "cram": "cache-ram", "webui": "ui", "no-webui": "no-ui", "sm": "split-mode",
+    "kvu": "kv-unified", "no-kvu": "no-kv-unified",
+}
+#: what an override may not touch, and where it is said instead
+FIXED = {
+    "host": "servers listen on loopback and are reached through SSH only",
+    "port": "say `port:` in llamacpp or in the host's model",
+    "model": "say `source:` in the model", "alias": "it is the model's name in the inventory",
+    "ctx-size": "say `context:`, tokens per conversation", "parallel": "say `parallel:`",
+    "api-key": "the SSH connection is the guard", "api-key-file": "the SSH connection is the guard",
+    "ssl-key-file": "the SSH connection is the guard", "ssl-cert-file": "the SSH connection is the guard",
+    "api-prefix": "swarmctl speaks to the root", "reuse-port": "one server a port",
+}
+#: weights one thread is worth before another thread costs more in barriers than it brings (measured:
+#: docs/runtimes.md)
+WEIGHTS_PER_THREAD = 25_000_000
+
+
+def server_specs(want: Want, facts: Facts, build: Build) -> tuple[tuple[ServerSpec, str], ...]:
+    """Every server wanted on a host, in the inventory's order, each with a word on how it fits.
+
+    Raises SwarmError where a model cannot fit or an override cannot be.
+    """
+    host, space = want.host, room(facts, want.host.limits, build.backend.gpus)
+    specs: list[tuple[ServerSpec, str]] = []
+    for placement, port in zip(host.models, placement_ports(host), strict=True):
+        model = want.models[placement.model]
+        placed, space = fit(model, space, context=_context(want, placement),
+                            parallel=_parallel(want, placement, facts, build))
+        specs.append((_spec(want, placement, port, facts, build, placed), placed.note))
+    return tuple(specs)
+
+
+def threads(facts: Facts, limit: int | None, model: ModelFile, fitted: Fit) -> int:
+    """CPU threads for a server: physical cores, less for a model too small to feed them.
+
+    llama.cpp's workers meet at a barrier for every tensor and spin while they wait, so on a crowded machine
+    each thread too many costs more than it brings. With all layers on a GPU, the CPU only feeds it.
+    """
+    cores = max(1, min(facts.cpu.cores, facts.cpu.threads))
+    most = min(cores, limit) if limit else cores
+    if fitted.gpu_layers == "all":
+        return min(most, 4)
+    return max(1, min(most, 1 + model.parameters // WEIGHTS_PER_THREAD))
+
+
+def _context(want: Want, placement: Placement) -> int | None:
+    wished = want.wishes.get(placement.model)
+    return placement.context or (wished.context if wished else None)
+
+
+def _parallel(want: Want, placement: Placement, facts: Facts, build: Build) -> int:
+    wished = want.wishes.get(placement.model)
+    named = placement.parallel or (wished.parallel if wished else None)
+    default = 4 if build.backend.gpus else max(1, min(2, facts.cpu.cores))
+    limit = want.host.limits.parallel
+    found = named or default
+    return min(found, limit) if limit else found
+
+
+def _spec(want: Want, placement: Placement, port: int, facts: Facts, build: Build, placed: Fit) -> ServerSpec:
+    model = want.models[placement.model]
+    home = facts.data_dir.rstrip("/")
+    flags = {**_from_facts(want.host, facts, model, placed, port), **_overrides(want, placement)}
+    argv = (f"{home}/{RUNTIME_FOLDER}/{build.key}/bin/llama-server", *_rendered(flags))
+    spec = ServerSpec(
+        name=server_name(placement.model), model=placement.model, sha256=model.sha256, argv=argv,
+        env=_environment(placed, build), port=port, context=placed.context, parallel=placed.parallel,
+        mode="systemd" if facts.systemd_user else "own", digest="")
+    return replace(spec, digest=_digest(spec, want.host))
+
+
+def server_name(model: str) -> str:
+    """A folder and unit name for a model's server: a readable part and, where that lost something, a hash."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "-", model).strip(".-")[:48]
+    return plain if plain == model else f"{plain}-{sha256(model.encode()).hexdigest()[:8]}"
+
+
+def _from_facts(host: Host, facts: Facts, model: ModelFile, placed: Fit, port: int) -> dict[str, Any]:
+    count = threads(facts, host.limits.threads, model, placed)
+    flags: dict[str, Any] = {
+        "model": f"{facts.data_dir.rstrip('/')}/blobs/sha256-{model.sha256}",
+        "alias": model.name,
+        "host": "127.0.0.1",
+        "port": port,
+        # Each slot has a context of its own (ctx-size / parallel): no conversation can starve another.
+        "ctx-size": placed.context * placed.parallel,
+        "parallel": placed.parallel,
+        "no-kv-unified": True,
+        "threads": count,
+        "threads-batch": count,
+        "n-gpu-layers": placed.gpu_layers,
+        "flash-attn": "on" if placed.cache_type != "f16" else "auto",
+        "cache-type-k": placed.cache_type,
+        "cache-type-v": placed.cache_type,
+        # The default of 8 GiB for prompts of idle conversations would sink a small machine.
+        "cache-ram": min(2048, facts.memory // 20 // MIB),
+        "fit": "on" if placed.gpu_layers == "auto" else "off",
+        "jinja": True,
+        "metrics": True,
+        "slots": True,
+        "no-ui": True,
+        "offline": True,
+        # The default lets any web page in a browser on that machine talk to the model.
+        "cors-origins": "localhost",
+        "log-timestamps": True,
+        "log-prefix": True,
+        "log-colors": "off",
+    }
+    if placed.gpus and len(placed.gpus) == 1 and placed.gpu_layers == "all":
+        flags["split-mode"] = "none"
+    return flags
+
+
+def _environment(placed: Fit, build: Build) -> dict[str, str]:
+    """Show a server only its GPUs, by id where the driver gives one."""
+    ids = [gpu.uuid for gpu in placed.gpus if gpu.uuid]
+    if len(ids) != len(placed.gpus) or not ids:
+        return {}
+    if build.backend.name == "cuda":
+        return {"CUDA_VISIBLE_DEVICES": ",".join(ids)}
+    if build.backend.name == "rocm":
+        return {"ROCR_VISIBLE_DEVICES": ",".join(ids)}
+    return {}
+
+
+def _overrides(want: Want, placement: Placement) -> dict[str, Any]:
+    wished = want.wishes.get(placement.model)
+    merged: dict[str, Any] = {}
+    of_host = (want.host.llamacpp or LlamaCppWish()).flags
+    for flags in (of_host, wished.flags if wished else {}, placement.flags):
+        merged.update({_canonical(key): value for key, value in flags.items()})
+    for key in merged:
+        if key in FIXED:
+            raise SwarmError(f"flag {key} of model {placement.model} cannot be overridden: {FIXED[key]}")
+    # `ui: true` undoes our `no-ui`, and the other way round
+    opposite = {key.removeprefix("no-") if key.startswith("no-") else f"no-{key}": False for key in merged}
+    return {**opposite, **merged}
+
+
+def _canonical(key: str) -> str:
+    plain = key.lstrip("-").replace("_", "-")
+    return ALIASES.get(plain, plain)
+
+
+def _rendered(flags: Mapping[str, Any]) -> tuple[str, ...]:
+    """As llama-server's argv: a true value is the bare option, a false or absent one leaves the option
+    out."""
+    parts: list[str] = []
+    for key, value in flags.items():
+        if value is False or value is None:
+            continue
+        parts.append(f"--{key}")
+        if value is not True:
+            parts.append(",".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value))
+    return tuple(parts)
+
+
+def _digest(spec: ServerSpec, host: Host) -> str:
+    memory = host.limits.memory if spec.mode == "systemd" else None
+    everything = [spec.name, spec.model, spec.sha256, spec.argv, sorted(spec.env.items()), spec.port,
+                  spec.context, spec.parallel, spec.mode, memory]
+    return sha256(json.dumps(everything).encode()).hexdigest()
