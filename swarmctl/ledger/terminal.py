@@ -1,6 +1,7 @@
 """What this terminal last asked, so that `rate` and `ask -c` need no id. One small file a terminal, in state.
 
-A terminal is its tty and its session's id: two windows never share one, and a recycled tty is not the old one.
+A terminal is its tty and its session's id: two windows never share one, and a recycled tty is not the old
+one.
 """
 
 from __future__ import annotations

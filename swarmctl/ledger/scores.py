@@ -1,0 +1,243 @@
+"""How often each model was found good or bad in each category: what routing learns from, read on every `ask`.
+
+Counted from the journal's tail, with a cache in state, so that an `ask` pays for a few `stat`s and one short
+line. The cache is one file, replaced by rename: its first line holds how far each month was read and the totals,
+its second the ratings behind them, which is only parsed when a new rating has come. A cache that is garbage, or
+knows of more journal than there is, is thrown away and counted anew. Processes that count at the same time each
+write a cache that is right in itself.
+
+A rating of score s counts (1+s)/2 good and (1-s)/2 bad; the latest of an exchange that was not taken back
+stands. A comparison counts half: its winner good, its loser bad; both bad where both were; a tie not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.ledger import journal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from swarmctl.ledger.journal import Record
+    from swarmctl.paths import Paths
+
+Totals = dict[tuple[str, str], tuple[float, float]]
+
+CACHE_VERSION = 1
+COMPARISON_WEIGHT = 0.5
+#: Bytes of journal without a rating that may be read again on every call before the cache is rewritten.
+SLACK = 128 << 10
+
+
+@dataclass(slots=True)
+class Votes:
+    """The ratings that are behind the totals: of each exchange, by id, and the ids that were taken back."""
+
+    ratings: dict[str, dict[str, tuple[str, str, float | None]]] = field(default_factory=dict)
+    undone: set[str] = field(default_factory=set)
+    comparisons: dict[str, tuple[str, str, str, str]] = field(default_factory=dict)
+
+    def add(self, record: Record) -> None:
+        """Take in one record; what is neither a rating nor a comparison in our form is passed over."""
+        if record["kind"] == "rating" and is_rating(record):
+            self._rate(record)
+        elif record["kind"] == "comparison" and is_comparison(record):
+            self.comparisons.setdefault(record["id"], (
+                record["model_a"], record["model_b"], record["category"], record["choice"]))
+
+    def _rate(self, record: Record) -> None:
+        if record.get("undoes"):
+            self.undone.add(record["undoes"])
+            return
+        of_exchange = self.ratings.setdefault(record["exchange"], {})
+        of_exchange.setdefault(record["id"], (record["model"], record["category"], record.get("score")))
+
+    def totals(self) -> Totals:
+        """Good and bad of each (model, category)."""
+        counted: Totals = {}
+        for model, category, good, bad in (*self._rated(), *self._compared()):
+            before = counted.get((model, category), (0.0, 0.0))
+            counted[model, category] = (before[0] + good, before[1] + bad)
+        return counted
+
+    def _rated(self) -> Iterator[tuple[str, str, float, float]]:
+        for of_exchange in self.ratings.values():
+            standing = [one for one in of_exchange if one not in self.undone]
+            if not standing:
+                continue
+            model, category, score = of_exchange[max(standing)]
+            if score is not None:
+                yield model, category, (1 + score) / 2, (1 - score) / 2
+
+    def _compared(self) -> Iterator[tuple[str, str, float, float]]:
+        for model_a, model_b, category, choice in self.comparisons.values():
+            if choice == "tie":
+                continue
+            yield model_a, category, *_half(choice == "a")
+            yield model_b, category, *_half(choice == "b")
+
+
+def scores(paths: Paths) -> Mapping[tuple[str, str], tuple[float, float]]:
+    """(model, category) → (good, bad), as of now. Raises LedgerError where the journal cannot be read."""
+    cache = paths.state / "scores.json"
+    sizes = _sizes(paths.journal)
+    head = _read_head(cache)
+    if head is None or not _continues(head[0], sizes):
+        return _count(cache, sizes, {}, Votes())
+    marks, totals = head
+    fresh, read = _relevant(sizes, marks)
+    if fresh:
+        votes = _read_votes(cache, marks)
+        return _count(cache, sizes, {} if votes is None else marks, votes or Votes())
+    if sum(read.values()) - sum(marks.values()) > SLACK:
+        _move_marks(cache, marks, read, totals)
+    return totals
+
+
+def is_rating(record: Record) -> bool:
+    """Whether a record of that kind has what counting it needs."""
+    score = record.get("score")
+    return (all(isinstance(record.get(key), str) for key in ("exchange", "model", "category"))
+            and isinstance(record.get("undoes"), str | None)
+            and (score is None or (isinstance(score, int | float) and -1 <= score <= 1)))
+
+
+def is_comparison(record: Record) -> bool:
+    """Whether a record of that kind has what counting it needs."""
+    return (all(isinstance(record.get(key), str) for key in ("a", "b", "model_a", "model_b", "category"))
+            and record.get("choice") in ("a", "b", "tie", "both-bad"))
+
+
+def _half(won: bool) -> tuple[float, float]:
+    return (COMPARISON_WEIGHT, 0.0) if won else (0.0, COMPARISON_WEIGHT)
+
+
+def _sizes(folder: Path) -> dict[Path, int]:
+    found = {}
+    for path in journal.files(folder):
+        with suppress(FileNotFoundError):
+            found[path] = path.stat().st_size
+    return found
+
+
+def _count(cache: Path, sizes: Mapping[Path, int], marks: Mapping[str, int], votes: Votes) -> Totals:
+    fresh, read = _relevant(sizes, marks)
+    for record in fresh:
+        votes.add(record)
+    totals = votes.totals()
+    _write(cache, read, totals, json.dumps(
+        [votes.ratings, sorted(votes.undone), votes.comparisons]).encode())
+    return totals
+
+
+def _relevant(sizes: Mapping[Path, int], marks: Mapping[str, int]) -> tuple[list[Record], dict[str, int]]:
+    """Ratings and comparisons past the marks, and the new marks: each after its file's last newline."""
+    records, read = [], {}
+    for path, size in sizes.items():
+        read[path.name] = marks.get(path.name, 0)
+        if size == read[path.name]:
+            continue
+        for _, _, raw, end in journal.raw_lines(path, read[path.name]):
+            if raw is not None and not raw.endswith(b"\n"):
+                break
+            read[path.name] = end
+            record = _vote(raw)
+            if record is not None:
+                records.append(record)
+    return records, read
+
+
+def _vote(raw: bytes | None) -> Record | None:
+    if raw is None or (b'"rating"' not in raw and b'"comparison"' not in raw):
+        return None
+    record, _ = journal.parse(raw)
+    return record if record is not None and record["kind"] in ("rating", "comparison") else None
+
+
+def _continues(marks: Mapping[str, int], sizes: Mapping[Path, int]) -> bool:
+    """Whether the journal is still the one that was counted: no file gone, cut, or shifted under its mark."""
+    by_name = {path.name: path for path in sizes}
+    return all(name in by_name and (sizes[by_name[name]] == mark or _ends_a_line(by_name[name], mark))
+               for name, mark in marks.items())
+
+
+def _ends_a_line(path: Path, offset: int) -> bool:
+    if offset == 0:
+        return True
+    try:
+        with path.open("rb") as file:
+            return os.pread(file.fileno(), 1, offset - 1) == b"\n"
+    except OSError:
+        return False
+
+
+def _read_head(cache: Path) -> tuple[dict[str, int], Totals] | None:
+    try:
+        with cache.open("rb") as file:
+            raw = json.loads(file.readline())
+        if raw["version"] != CACHE_VERSION:
+            return None
+        marks = {str(name): _count_of(mark) for name, mark in raw["marks"].items()}
+        return marks, {(str(m), str(c)): (float(good), float(bad)) for m, c, good, bad in raw["totals"]}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _read_votes(cache: Path, marks: Mapping[str, int]) -> Votes | None:
+    try:
+        ratings, undone, comparisons = json.loads(_second_line(cache, marks))
+        return Votes({str(one): {str(key): _triple(vote) for key, vote in votes.items()}
+                      for one, votes in ratings.items()},
+                     set(map(str, undone)), {str(key): _quadruple(vote) for key, vote in comparisons.items()})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+
+
+def _move_marks(cache: Path, old: Mapping[str, int], new: Mapping[str, int], totals: Totals) -> None:
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        _write(cache, new, totals, _second_line(cache, old))
+
+
+def _second_line(cache: Path, marks: Mapping[str, int]) -> bytes:
+    """The votes behind these marks; ValueError where another process has replaced the file meanwhile."""
+    with cache.open("rb") as file:
+        if json.loads(file.readline())["marks"] != marks:
+            raise ValueError("replaced meanwhile")
+        return file.readline()
+
+
+def _write(cache: Path, marks: Mapping[str, int], totals: Totals, votes: bytes) -> None:
+    """Replace the cache. It only saves time, so a full disk or a read-only folder is no error."""
+    head: dict[str, Any] = {"version": CACHE_VERSION, "marks": dict(marks),
+                            "totals": [[*key, *value] for key, value in totals.items()]}
+    part = cache.with_name(f"{cache.name}.{os.getpid()}.{time.monotonic_ns()}.part")
+    try:
+        cache.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(json.dumps(head).encode() + b"\n" + votes)
+        part.replace(cache)
+    except OSError:
+        with suppress(OSError):
+            part.unlink()
+
+
+def _count_of(mark: Any) -> int:  # noqa: ANN401  from a file that may hold anything
+    if not isinstance(mark, int) or mark < 0:
+        raise ValueError(mark)
+    return mark
+
+
+def _triple(vote: Any) -> tuple[str, str, float | None]:  # noqa: ANN401
+    model, category, score = vote
+    return str(model), str(category), None if score is None else float(score)
+
+
+def _quadruple(vote: Any) -> tuple[str, str, str, str]:  # noqa: ANN401
+    model_a, model_b, category, choice = vote
+    return str(model_a), str(model_b), str(category), str(choice)
