@@ -1,7 +1,7 @@
 """Every error a person can meet, in one tree.
 
-Foreign exceptions are translated once, at the adapter that meets them, with ``raise ... from exc``; `cli.main` shows
-what arrives there. An error says which host, what failed, and what to do next.
+Foreign exceptions are translated once, at the adapter that meets them, with ``raise ... from exc``;
+`cli.main` shows what arrives there. An error says which host, what failed, and what to do next.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ class UsageError(SwarmError):
 
 
 class InventoryError(SwarmError):
-    """The inventory cannot be used. `message` holds one line a problem, each with file, line, field and the fix."""
+    """The inventory cannot be used. `message` holds one line a problem, each with file, line, field and the
+    fix."""
 
     exit_code = 2
 
@@ -73,7 +74,8 @@ class CommandTimeout(RemoteError):
 
 
 class CommandFailed(RemoteError):
-    """A remote command ended with a non-zero status. `exit_status`, `stdout` and `stderr` are the command's."""
+    """A remote command ended with a non-zero status. `exit_status`, `stdout` and `stderr` are the
+    command's."""
 
     def __init__(self, message: str, *, host: str | None = None, hint: str | None = None,
                  exit_status: int = 1, stdout: str = "", stderr: str = "") -> None:

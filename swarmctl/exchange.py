@@ -1,7 +1,7 @@
 """What is asked, what comes back, and what is recorded of it. Pure data.
 
-`ChatRequest` goes to a runtime and `Chunk`s come back; an `Exchange` is the row that remembers both. `Rating` and
-`Comparison` refer to exchanges by id. Every row turns into one flat-keyed JSON object with `to_record`.
+`ChatRequest` goes to a runtime and `Chunk`s come back; an `Exchange` is the row that remembers both. `Rating`
+and `Comparison` refer to exchanges by id. Every row turns into one flat-keyed JSON object with `to_record`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ Finish = Literal["stop", "length", "cancelled", "error"]
 
 
 def new_id(milliseconds: int, entropy: int) -> str:
-    """Make a sortable id of 16 Crockford base-32 characters: 10 of time (ms since 1970), 6 of entropy (30 bits)."""
+    """Make a sortable id of 16 Crockford base-32 characters: 10 of time (ms since 1970), 6 of entropy (30
+    bits)."""
     value = (milliseconds & (1 << 50) - 1) << 30 | entropy & (1 << 30) - 1
     return "".join(CROCKFORD[value >> shift & 31] for shift in range(75, -5, -5))
 
@@ -36,7 +37,8 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
-    """What is asked of a model. None means the server's default; `schema` is a JSON Schema the answer must satisfy."""
+    """What is asked of a model. None means the server's default; `schema` is a JSON Schema the answer must
+    satisfy."""
 
     messages: tuple[Message, ...]
     max_tokens: int | None = None
@@ -46,7 +48,8 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
 
     def params(self) -> dict[str, Any]:
-        """The parameters as recorded with the exchange: everything but the messages, without the unset ones."""
+        """The parameters as recorded with the exchange: everything but the messages, without the unset
+        ones."""
         found = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed,
                  "schema": self.schema, "stop": list(self.stop) or None}
         return {key: value for key, value in found.items() if value is not None}

@@ -1,8 +1,8 @@
 """Where things lie on this machine: one XDG folder for each kind of state.
 
 `config` is what people edit, `data` is precious (journal, ledger), `state` can be rebuilt by asking the hosts
-(fleet snapshot, known_hosts, marks), `cache` may be deleted (built runtimes, downloads), `runtime` holds sockets.
-`SWARMCTL_HOME` puts all of it under one folder.
+(fleet snapshot, known_hosts, marks), `cache` may be deleted (built runtimes, downloads), `runtime` holds
+sockets. `SWARMCTL_HOME` puts all of it under one folder.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The command table, and a group that imports a command's module only when that command runs.
 
-`swarmctl --help` and `ask` stay fast because of this: the table carries the one-line helps, so listing them loads
-nothing (tests/test_import_budget.py holds the line).
+`swarmctl --help` and `ask` stay fast because of this: the table carries the one-line helps, so listing them
+loads nothing (tests/test_import_budget.py holds the line).
 """
 
 from __future__ import annotations
@@ -37,7 +37,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
 
 
 class LazyGroup(TyperGroup):
-    """A group over COMMANDS. Help lists the table; a command's module is imported when that command is named."""
+    """A group over COMMANDS. Help lists the table; a command's module is imported when that command is
+    named."""
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002  typer's own signature
         """All commands, in the table's order: the order of the loop."""
@@ -85,8 +86,8 @@ def root(
 ) -> None:
     """One language-model service out of a handful of unequal machines.
 
-    swarmctl reaches them over SSH, makes them what the inventory says, sends each question to the cheapest machine
-    likely to answer it well, and remembers every answer and rating.
+    swarmctl reaches them over SSH, makes them what the inventory says, sends each question to the cheapest
+    machine likely to answer it well, and remembers every answer and rating.
     """
     from swarmctl.cli.context import Context
 

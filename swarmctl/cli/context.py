@@ -1,4 +1,5 @@
-"""What every command is handed: the folders, the environment, the clock. Read once at the edge, passed down."""
+"""What every command is handed: the folders, the environment, the clock. Read once at the edge, passed
+down."""
 
 from __future__ import annotations
 

@@ -23,7 +23,7 @@ def main() -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(141)
-    except Exception as exc:  # noqa: BLE001  the last word belongs to a person, not to a traceback
+    except Exception as exc:
         if os.environ.get("SWARMCTL_DEBUG"):
             raise
         sys.stderr.write(f"swarmctl: unexpected {type(exc).__name__}: {exc}\n"

@@ -60,7 +60,8 @@ class HostEntry:
 
 @dataclass(frozen=True, slots=True)
 class Fleet:
-    """The whole snapshot. `inventory` is the absolute path it was made from and `inventory_sha256` its content."""
+    """The whole snapshot. `inventory` is the absolute path it was made from and `inventory_sha256` its
+    content."""
 
     inventory: str
     inventory_sha256: str

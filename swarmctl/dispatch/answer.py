@@ -1,0 +1,151 @@
+"""Try the candidates in their order until one answers, and tell a sink everything as it happens.
+
+Before the first token a failure moves on to the next candidate; after it, the answer starts again elsewhere
+and the sink is told, so that a person sees where. A host that cannot be reached is marked, so that the next
+question does not wait for it too.
+"""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
+
+from swarmctl.dispatch.marks import clear_mark, mark_down
+from swarmctl.errors import RemoteError, RequestRejected, ServerError, ServerUnavailable, StreamBroken
+from swarmctl.exchange import Attempt, Timings
+from swarmctl.runtimes.http import TunnelDown
+from swarmctl.runtimes.llamacpp import ContextExceeded, LlamaCpp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterator
+
+    from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.exchange import ChatRequest, Chunk, Finish
+    from swarmctl.routing.cost import Price, Route
+
+CONNECT_TIMEOUT = 5.0
+FIRST_TOKEN_PATIENCE = 30.0
+TOKEN_PATIENCE = 30.0
+
+
+class Sink(Protocol):
+    """Where an answer goes as it comes."""
+
+    def text(self, piece: str) -> None:
+        """A piece of the answer."""
+        ...
+
+    def failed(self, attempt: Attempt, following: Price | None) -> None:
+        """A candidate failed; `following` is tried next. With `attempt.tokens`, part of an answer was
+        shown."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How it ended. `price` is that of the candidate that answered, or of the last one tried."""
+
+    price: Price
+    answer: str
+    finish: Finish
+    timings: Timings
+    attempts: tuple[Attempt, ...]
+    error: str | None = None
+
+
+class Cancelled(KeyboardInterrupt):
+    """Ctrl-C while an answer came; carries what had come."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__()
+        self.outcome = outcome
+
+
+def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
+           clock: Callable[[], float] = time.time) -> Outcome:
+    """Answer a request. Raises Cancelled on Ctrl-C, with the outcome so far; RequestRejected where every host
+    would refuse; any other failure of all candidates ends in an Outcome with finish `error`."""
+    attempts: list[Attempt] = []
+    for number, price in enumerate(route.prices):
+        run = _Run(swarm, price, ask, sink, tuple(attempts))
+        try:
+            outcome = run.stream()
+        except (RemoteError, ServerError) as exc:
+            if isinstance(exc, RequestRejected) and not isinstance(exc, ContextExceeded):
+                raise
+            if isinstance(exc, RemoteError):
+                mark_down(swarm.paths, price.candidate.host, exc.message, clock())
+            attempts.append(Attempt(price.candidate.host, price.candidate.model, _why(exc), run.tokens))
+            following = route.prices[number + 1] if number + 1 < len(route.prices) else None
+            sink.failed(attempts[-1], following)
+        else:
+            clear_mark(swarm.paths, price.candidate.host)
+            return outcome
+    return Outcome(route.prices[-1], "", "error", Timings(), tuple(attempts), attempts[-1].error)
+
+
+class _Run:
+    """One attempt on one candidate."""
+
+    def __init__(self, swarm: Swarm, price: Price, ask: ChatRequest, sink: Sink,
+                 attempts: tuple[Attempt, ...]) -> None:
+        self.swarm = swarm
+        self.price = price
+        self.ask = ask
+        self.sink = sink
+        self.attempts = attempts
+        self.tokens = 0
+        self.pieces: list[str] = []
+        self.started = time.monotonic()
+        self.first: float | None = None
+
+    def stream(self) -> Outcome:
+        last: Chunk | None = None
+        try:
+            with closing(self._chunks()) as chunks:
+                for last in chunks:
+                    self._take(last)
+        except KeyboardInterrupt as exc:
+            raise Cancelled(self._outcome("cancelled", Timings())) from exc
+        if last is None or last.finish is None:
+            raise StreamBroken("the stream ended without its closing record")
+        return self._outcome(last.finish, last.timings or Timings())
+
+    def _chunks(self) -> Generator[Chunk]:
+        """Stream from the candidate; a tunnel found cold is opened, once."""
+        try:
+            yield from self._attempt()
+        except TunnelDown:
+            if self.swarm.host(self.price.candidate.host).ssh == "local":
+                raise
+            self.swarm.open(self.price.candidate)
+            yield from self._attempt()
+
+    def _attempt(self) -> Iterator[Chunk]:
+        seconds_a_token = 1 / max(self.price.candidate.habits.decode_speed, 1e-3)
+        return LlamaCpp().chat(
+            self.swarm.endpoint(self.price.candidate), self.ask, connect_timeout=CONNECT_TIMEOUT,
+            first_token_timeout=FIRST_TOKEN_PATIENCE + 4 * self.price.wait,
+            token_timeout=max(TOKEN_PATIENCE, 50 * seconds_a_token))
+
+    def _take(self, chunk: Chunk) -> None:
+        if not chunk.text:
+            return
+        if self.first is None:
+            self.first = time.monotonic() - self.started
+        self.tokens += 1
+        self.pieces.append(chunk.text)
+        self.sink.text(chunk.text)
+
+    def _outcome(self, finish: Finish, timings: Timings) -> Outcome:
+        timed = replace(timings, first_token_seconds=self.first,
+                        total_seconds=time.monotonic() - self.started)
+        return Outcome(self.price, "".join(self.pieces), finish, timed, self.attempts)
+
+
+def _why(exc: RemoteError | ServerError) -> str:
+    if isinstance(exc, ServerUnavailable) and not isinstance(exc, TunnelDown):
+        return exc.message
+    return f"{exc.message} ({exc.hint})" if exc.hint else exc.message

@@ -1,0 +1,64 @@
+"""Marks on hosts that did not answer, so that a host that is off costs its connect timeout once and not per
+ask.
+
+One small file a host in state, written by rename. A mark is a wish to wait, never a verdict: it runs out by
+itself, `status` and `up` remove it when they reach the host, and it is ignored when no host is left without
+one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from swarmctl.paths import Paths
+
+FIRST_PAUSE = 30.0
+LONGEST_PAUSE = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A host that did not answer. Times are seconds since 1970; `failures` counts them in a row."""
+
+    host: str
+    why: str
+    since: float
+    until: float
+    failures: int
+
+
+def mark_down(paths: Paths, host: str, why: str, now: float) -> Mark:
+    """Leave a host alone for a while: 30 s, doubling with each failure in a row up to 10 minutes."""
+    before = read_mark(paths, host)
+    failures = before.failures + 1 if before else 1
+    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 10))
+    mark = Mark(host, why, before.since if before else now, now + pause, failures)
+    path = _file(paths, host)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f"{path.name}.{os.getpid()}.part")
+    part.write_text(json.dumps(asdict(mark)), encoding="utf-8")
+    part.replace(path)
+    return mark
+
+
+def clear_mark(paths: Paths, host: str) -> None:
+    """The host answered."""
+    _file(paths, host).unlink(missing_ok=True)
+
+
+def read_mark(paths: Paths, host: str) -> Mark | None:
+    """The host's mark, also one that has run out; None where there is none that can be read."""
+    try:
+        return Mark(**json.loads(_file(paths, host).read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _file(paths: Paths, host: str) -> Path:
+    return paths.state / "down" / f"{host}.json"

@@ -1,0 +1,105 @@
+"""How the likely candidates stand this very moment: reachable, loading, busy.
+
+Only those that the price puts in front are asked, all at once, each for a bounded time. /health is answered
+beside the model's work, so silence there means the host or its tunnel hangs; the slots may be slow to come
+while a long prompt is read, and then the server counts as busy, not as gone.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from swarmctl.dispatch.marks import mark_down, read_mark
+from swarmctl.errors import ServerUnavailable
+from swarmctl.routing.cost import Route, Standing, choose
+from swarmctl.runtimes.http import TunnelDown, request
+from swarmctl.runtimes.llamacpp import LlamaCpp
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.routing.cost import Candidate, Question
+    from swarmctl.runtimes.base import Endpoint
+
+AT_ONCE = 4
+HEALTH_TIMEOUT = 1.5
+SLOTS_TIMEOUT = 0.3
+
+Key = tuple[str, str]
+
+
+def route(swarm: Swarm, question: Question, candidates: Sequence[Candidate], now: float,
+          last: Key | None = None, cached_characters: int = 0) -> Route:
+    """Price the candidates, look at how the best ones stand, and price again until the first is one that was
+    looked at. `last` is the (host, server) that holds `cached_characters` of this conversation in its
+    cache."""
+    standing = {_key(c): _from_marks(swarm, c, now) for c in candidates}
+    if all(s.out for s in standing.values()):
+        standing = {key: Standing() for key in standing}
+    if last in standing:
+        standing[last] = replace(standing[last], cached_characters=cached_characters)
+    looked: set[Key] = set()
+    while True:
+        found = choose(question, [(c, standing[_key(c)]) for c in candidates], swarm.tariff)
+        if _key(found.chosen.candidate) in looked:
+            return found
+        front = [p.candidate for p in found.prices if _key(p.candidate) not in looked][:AT_ONCE]
+        for key, seen in look(swarm, front, now).items():
+            looked.add(key)
+            standing[key] = replace(seen, cached_characters=standing[key].cached_characters)
+
+
+def look(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> dict[Key, Standing]:
+    """Ask several servers at once how they stand."""
+    found: dict[Key, Standing] = {}
+
+    def one(candidate: Candidate) -> None:
+        found[_key(candidate)] = _look(swarm, candidate, now)
+
+    threads = [threading.Thread(target=one, args=(c,), daemon=True) for c in candidates]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(HEALTH_TIMEOUT * 2 + SLOTS_TIMEOUT * 2)
+    silent = Standing(out="it did not answer in time")
+    return {_key(c): found.get(_key(c), silent) for c in candidates}
+
+
+def _look(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
+    endpoint = swarm.endpoint(candidate)
+    try:
+        with request(endpoint, "GET", "/health", connect_timeout=HEALTH_TIMEOUT,
+                     timeout=HEALTH_TIMEOUT) as reply:
+            status = reply.status
+    except TunnelDown:
+        # A cold tunnel is no fault; a local server that does not listen is.
+        return Standing(warm=False) if endpoint.socket else Standing(out="no server listens there")
+    except ServerUnavailable as exc:
+        if "no answer within" in str(exc):
+            mark_down(swarm.paths, candidate.host, str(exc), now)
+        return Standing(out=str(exc))
+    if status == 503:
+        return Standing(loaded=False)
+    return _busy(candidate, endpoint)
+
+
+def _busy(candidate: Candidate, endpoint: Endpoint) -> Standing:
+    try:
+        load = LlamaCpp().load(endpoint, timeout=SLOTS_TIMEOUT)
+    except ServerUnavailable:
+        return Standing(busy=candidate.parallel, slots=candidate.parallel)
+    return Standing(busy=load.busy, slots=load.slots)
+
+
+def _from_marks(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
+    mark = read_mark(swarm.paths, candidate.host)
+    if mark is None or mark.until <= now:
+        return Standing()
+    return Standing(out=f"{mark.why}; tried again in {mark.until - now:.0f} s, or by `swarmctl status` now")
+
+
+def _key(candidate: Candidate) -> Key:
+    return candidate.host, candidate.server

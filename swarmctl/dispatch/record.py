@@ -1,0 +1,71 @@
+"""Turn an outcome into an Exchange, append it to the journal, and learn its speeds."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.dispatch.habits import learn
+from swarmctl.exchange import Exchange, new_id
+from swarmctl.ledger.journal import append
+
+if TYPE_CHECKING:
+    from swarmctl.dispatch.answer import Outcome
+    from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.exchange import Category, ChatRequest
+    from swarmctl.routing.cost import Price, Route
+
+#: A row keeps the front of a long table; 300 hosts would make every row a novel.
+ROUTE_ROWS = 12
+
+
+def fresh_id(now: float) -> str:
+    """A new id for a row made at `now` (seconds since 1970)."""
+    return new_id(int(now * 1000), secrets.randbits(30))
+
+
+def timestamp(now: float) -> str:
+    """ISO 8601 in UTC, to the millisecond."""
+    return datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, category: Category, now: float,
+           conversation: str | None, parent: str | None, terminal: str, via: str) -> Exchange:
+    """Append the exchange to the journal and return it. Raises LedgerError: then nothing was recorded."""
+    candidate = outcome.price.candidate
+    identity = fresh_id(now)
+    exchange = Exchange(
+        id=identity, at=timestamp(now), messages=ask.messages, answer=outcome.answer, finish=outcome.finish,
+        category=category, host=candidate.host, runtime=candidate.runtime, model=candidate.model,
+        digest=candidate.digest, template=candidate.template, conversation=conversation or identity,
+        parent=parent,
+        terminal=terminal, via=via, error=outcome.error, params=ask.params(), timings=outcome.timings,
+        attempts=outcome.attempts, route=route_record(route),
+    )
+    append(swarm.paths.journal, exchange.to_record())
+    if outcome.timings.completion_tokens:
+        learn(swarm.paths, candidate.host, candidate.server, candidate.digest, candidate.habits,
+              category=category,
+              characters=sum(len(turn.content) for turn in ask.messages), finish=outcome.finish,
+              timings=outcome.timings)
+    return exchange
+
+
+def route_record(route: Route) -> dict[str, Any]:
+    """The route as it is recorded and shown by --json."""
+    return {
+        "reason": route.reason,
+        "prices": [price_record(price) for price in route.prices[:ROUTE_ROWS]],
+        "excluded": [{"host": out.candidate.host, "model": out.candidate.model, "reason": out.reason}
+                     for out in route.excluded[:ROUTE_ROWS]],
+    }
+
+
+def price_record(price: Price) -> dict[str, Any]:
+    """One row of the table, without the candidate's whole description."""
+    row = {key: round(value, 4) if isinstance(value, float) else value
+           for key, value in asdict(price).items() if key != "candidate"}
+    return {"host": price.candidate.host, "model": price.candidate.model, "total": round(price.total, 4),
+            **row}

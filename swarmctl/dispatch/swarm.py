@@ -1,0 +1,114 @@
+"""The swarm as a question sees it: the snapshot, what was learned since, and how to reach each server."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from swarmctl.dispatch.habits import read_habits
+from swarmctl.errors import SwarmError
+from swarmctl.exchange import CATEGORIES
+from swarmctl.fleet.snapshot import Fleet, read_fleet
+from swarmctl.ledger.scores import scores
+from swarmctl.routing.cost import Candidate, Tariff
+from swarmctl.runtimes.base import Endpoint
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from swarmctl.exchange import Category
+    from swarmctl.fleet.snapshot import HostEntry, Served
+    from swarmctl.paths import Paths
+
+
+@dataclass(frozen=True, slots=True)
+class Swarm:
+    """Everything a question may be sent to."""
+
+    paths: Paths
+    fleet: Fleet
+    candidates: tuple[Candidate, ...]
+
+    @property
+    def tariff(self) -> Tariff:
+        """What time and bad answers cost here."""
+        return Tariff(self.fleet.value_of_time, self.fleet.cost_of_bad_answer)
+
+    def host(self, name: str) -> HostEntry:
+        """The snapshot's entry of a host; KeyError where there is none."""
+        return next(entry for entry in self.fleet.hosts if entry.name == name)
+
+    def endpoint(self, candidate: Candidate) -> Endpoint:
+        """Where a candidate's HTTP is; the tunnel behind it may be cold."""
+        if self.host(candidate.host).ssh == "local":
+            return Endpoint(port=candidate.port)
+        from swarmctl.fleet.tunnels import socket_path
+
+        return Endpoint(socket=str(socket_path(self.paths, candidate.host, candidate.port)))
+
+    def open(self, candidate: Candidate) -> None:
+        """Warm the tunnel to a candidate. Raises RemoteError."""
+        entry = self.host(candidate.host)
+        if entry.ssh == "local":
+            return
+        from swarmctl.fleet.tunnels import open_tunnel
+
+        open_tunnel(self.paths, host_name=entry.name, ssh=entry.ssh,
+                    ports=[served.port for served in entry.served], ssh_config=self.fleet.ssh_config,
+                    connect_timeout=entry.connect_timeout)
+
+
+def read_swarm(paths: Paths, inventory: Path, say: Callable[[str], None]) -> Swarm | None:
+    """Read the snapshot for this inventory; None where there is neither inventory nor snapshot.
+
+    `say` is told when the inventory has changed since `up`. Raises SwarmError where an inventory is there but
+    was never brought up.
+    """
+    fleet = read_fleet(paths.fleet)
+    digest = _digest(inventory)
+    if fleet is None and digest is None:
+        return None
+    if fleet is None or fleet.inventory != str(inventory):
+        if digest is None and fleet is not None:
+            say(f"{inventory} is not there; asking the swarm that {fleet.inventory} describes")
+        else:
+            raise SwarmError(f"{inventory} has not been brought up yet", hint="swarmctl up")
+    elif digest != fleet.inventory_sha256:
+        say(f"{inventory} has changed since the last `swarmctl up`; asking the swarm as it was")
+    return make_swarm(paths, fleet)
+
+
+def make_swarm(paths: Paths, fleet: Fleet) -> Swarm:
+    """Join the snapshot with what ratings and exchanges taught since."""
+    return Swarm(paths, fleet, tuple(_candidates(paths, fleet)))
+
+
+def _candidates(paths: Paths, fleet: Fleet) -> Iterator[Candidate]:
+    known = scores(paths)
+    for entry in fleet.hosts:
+        for served in entry.served:
+            yield _candidate(paths, entry, served, known)
+
+
+def _candidate(paths: Paths, entry: HostEntry, served: Served,
+               known: Mapping[tuple[str, Category], tuple[float, float]]) -> Candidate:
+    rated = {category: known.get((served.model, category), (0.0, 0.0)) for category in CATEGORIES}
+    return Candidate(
+        host=entry.name, runtime=served.runtime, server=served.server, model=served.model,
+        digest=served.digest,
+        template=served.template, port=served.port, context=served.context, parallel=served.parallel,
+        parameters=served.parameters, habits=read_habits(paths, entry.name, served),
+        load_seconds=served.load_seconds, idle_watts=entry.idle_watts, load_watts=entry.load_watts,
+        energy_price=entry.energy_price, prior=served.quality,
+        good={category: pair[0] for category, pair in rated.items()},
+        bad={category: pair[1] for category, pair in rated.items()},
+    )
+
+
+def _digest(inventory: Path) -> str | None:
+    try:
+        return sha256(inventory.read_bytes()).hexdigest()
+    except OSError:
+        return None

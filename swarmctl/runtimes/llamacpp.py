@@ -1,0 +1,198 @@
+"""llama-server over HTTP: health, load, streamed chat. What is planned for it lives in llamacpp_plan.
+
+Its own timings (`cache_n`, `prompt_n`, `prompt_ms`, `predicted_n`, `predicted_ms`) come with the last piece
+of a stream and feed the router. Source: tools/server/README.md of the pinned llama.cpp.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.errors import RequestRejected, ServerUnavailable, StreamBroken
+from swarmctl.exchange import Chunk, Timings
+from swarmctl.runtimes.base import Health, Load
+from swarmctl.runtimes.http import Reply, TunnelDown, request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from swarmctl.exchange import ChatRequest, Finish
+    from swarmctl.facts import Facts
+    from swarmctl.runtimes.base import Endpoint, Want
+    from swarmctl.steps import Step
+
+ONE_TOKEN = {"prompt": "a", "n_predict": 1, "cache_prompt": False}
+BUSY_TIMEOUT = 2.0
+FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length"}
+
+
+class ContextExceeded(RequestRejected):
+    """The prompt is longer than the server's context; a host with a larger one can take it."""
+
+
+class LlamaCpp:
+    """The llama.cpp runtime."""
+
+    name = "llamacpp"
+
+    def plan(self, want: Want, seen: Facts) -> tuple[Step, ...]:
+        """See llamacpp_plan."""
+        from swarmctl.runtimes.llamacpp_plan import plan_llamacpp
+
+        return plan_llamacpp(want, seen)
+
+    def health(self, endpoint: Endpoint, *, timeout: float) -> Health:
+        """Ask for one token. A server that is loading says so with 503 and is asked no more."""
+        started = time.monotonic()
+        try:
+            with request(endpoint, "GET", "/health", connect_timeout=timeout, timeout=timeout) as reply:
+                if reply.status != 200:
+                    return Health("loading", _message(reply))
+            with request(endpoint, "POST", "/completion", ONE_TOKEN, connect_timeout=timeout,
+                         timeout=timeout) as reply:
+                answer = reply.json() if reply.status == 200 else None
+        except TunnelDown as exc:
+            return Health("unreachable", str(exc))
+        except (ServerUnavailable, OSError, http.client.HTTPException) as exc:
+            return self._busy(endpoint) or Health("degraded", f"no token: {exc}")
+        if not isinstance(answer, dict) or not answer.get("tokens_predicted"):
+            return Health("degraded", "it answers but generates no token")
+        return Health("ready", seconds=time.monotonic() - started)
+
+    def _busy(self, endpoint: Endpoint) -> Health | None:
+        """A server whose slots are all at work for others is busy, not broken."""
+        try:
+            load = self.load(endpoint, timeout=BUSY_TIMEOUT)
+        except ServerUnavailable:
+            return None
+        return Health("ready", "busy: every slot is at work") if load.busy >= load.slots else None
+
+    def load(self, endpoint: Endpoint, *, timeout: float) -> Load:
+        """Count the slots at work. Requests that wait for a slot are not in the list: llama-server keeps them
+        aside."""
+        with request(endpoint, "GET", "/slots", connect_timeout=timeout, timeout=timeout) as reply:
+            slots = _read(reply)
+        if reply.status != 200 or not isinstance(slots, list):
+            raise ServerUnavailable(f"no slots to be seen (HTTP {reply.status})")
+        return Load(busy=sum(bool(slot.get("is_processing")) for slot in slots), slots=len(slots))
+
+    def chat(self, endpoint: Endpoint, ask: ChatRequest, *, connect_timeout: float,
+             first_token_timeout: float, token_timeout: float) -> Iterator[Chunk]:
+        """Stream an answer; see Runtime.chat."""
+        with request(endpoint, "POST", "/v1/chat/completions", _body(ask), connect_timeout=connect_timeout,
+                     timeout=first_token_timeout) as reply:
+            if reply.status != 200:
+                raise _refusal(reply)
+            yield from _chunks(reply, token_timeout)
+
+
+def _body(ask: ChatRequest) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "messages": [{"role": turn.role, "content": turn.content} for turn in ask.messages],
+        "stream": True,
+        "cache_prompt": True,
+    }
+    for key in ("max_tokens", "temperature", "seed"):
+        if (value := getattr(ask, key)) is not None:
+            body[key] = value
+    if ask.stop:
+        body["stop"] = list(ask.stop)
+    if ask.schema is not None:
+        body["response_format"] = {"type": "json_schema", "json_schema": {"schema": ask.schema}}
+    return body
+
+
+def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
+    """Turn server-sent events into chunks; the last one carries finish and timings."""
+    tokens = 0
+    finish: Finish | None = None
+    timings: Timings | None = None
+    for event in _events(reply):
+        if "error" in event:
+            raise _broken(tokens, str((event["error"] or {}).get("message", event["error"])))
+        text, reason = _delta(event)
+        if isinstance(event.get("timings"), dict):
+            timings = _timings(event["timings"])
+        if text:
+            tokens += 1
+            reply.patience(token_timeout)
+            yield Chunk(text=text)
+        finish = FINISH.get(reason, "stop") if reason else finish
+    if finish is None:
+        raise _broken(tokens, "the stream ended without its closing record")
+    yield Chunk(finish=finish, timings=timings)
+
+
+def _events(reply: Reply) -> Iterator[dict[str, Any]]:
+    lines = reply.lines()
+    seen = 0
+    while True:
+        try:
+            line = next(lines, None)
+        except (OSError, http.client.HTTPException) as exc:
+            raise _broken(seen, str(exc) or type(exc).__name__) from exc
+        if line is None or line == b"data: [DONE]":
+            return
+        kind, _, payload = line.partition(b": ")
+        if kind not in (b"data", b"error"):
+            continue
+        event = _parse(payload)
+        seen += bool(_delta(event)[0])
+        yield event if kind == b"data" else {"error": event.get("error", event)}
+
+
+def _parse(payload: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(payload)
+    except ValueError:
+        return {"error": {"message": "the server sent something that is not JSON"}}
+    return event if isinstance(event, dict) else {}
+
+
+def _delta(event: Mapping[str, Any]) -> tuple[str, str | None]:
+    choices = event.get("choices") or [{}]
+    delta = choices[0].get("delta") or {}
+    return delta.get("content") or delta.get("reasoning_content") or "", choices[0].get("finish_reason")
+
+
+def _broken(tokens: int, why: str) -> ServerUnavailable | StreamBroken:
+    return StreamBroken(why) if tokens else ServerUnavailable(why)
+
+
+def _timings(raw: Mapping[str, Any]) -> Timings:
+    cached, fresh = int(raw.get("cache_n") or 0), int(raw.get("prompt_n") or 0)
+    return Timings(
+        prompt_tokens=cached + fresh,
+        cached_tokens=cached,
+        prompt_seconds=float(raw.get("prompt_ms") or 0) / 1000,
+        completion_tokens=int(raw.get("predicted_n") or 0),
+        decode_seconds=float(raw.get("predicted_ms") or 0) / 1000,
+    )
+
+
+def _refusal(reply: Reply) -> ServerUnavailable | RequestRejected:
+    body = _read(reply)
+    error = body.get("error") if isinstance(body, dict) else None
+    error = error if isinstance(error, dict) else {}
+    message = str(error.get("message") or f"HTTP {reply.status}")
+    if error.get("type") == "exceed_context_size_error":
+        return ContextExceeded(message)
+    if 400 <= reply.status < 500 and reply.status not in (408, 429):
+        return RequestRejected(message)
+    return ServerUnavailable(message)
+
+
+def _message(reply: Reply) -> str:
+    body = _read(reply)
+    error = body.get("error") if isinstance(body, dict) else None
+    return str(error.get("message")) if isinstance(error, dict) else f"HTTP {reply.status}"
+
+
+def _read(reply: Reply) -> Any:  # noqa: ANN401  whatever the server says
+    try:
+        return reply.json()
+    except (OSError, http.client.HTTPException):
+        return None
