@@ -1,10 +1,10 @@
 """How often each model was found good or bad in each category: what routing learns from, read on every `ask`.
 
 Counted from the journal's tail, with a cache in state, so that an `ask` pays for a few `stat`s and one short
-line. The cache is one file, replaced by rename: its first line holds how far each month was read and the totals,
-its second the ratings behind them, which is only parsed when a new rating has come. A cache that is garbage, or
-knows of more journal than there is, is thrown away and counted anew. Processes that count at the same time each
-write a cache that is right in itself.
+line. The cache is one file, replaced by rename: its first line holds how far each month was read and the
+totals, its second the ratings behind them, which is only parsed when a new rating has come. A cache that is
+garbage, or knows of more journal than there is, is thrown away and counted anew. Processes that count at the
+same time each write a cache that is right in itself.
 
 A rating of score s counts (1+s)/2 good and (1-s)/2 bad; the latest of an exchange that was not taken back
 stands. A comparison counts half: its winner good, its loser bad; both bad where both were; a tie not at all.
@@ -34,6 +34,8 @@ CACHE_VERSION = 1
 COMPARISON_WEIGHT = 0.5
 #: Bytes of journal without a rating that may be read again on every call before the cache is rewritten.
 SLACK = 128 << 10
+#: What parsing a cache that holds anything at all may raise.
+GARBAGE = (ValueError, TypeError, KeyError, AttributeError, RecursionError, OverflowError)
 
 
 @dataclass(slots=True)
@@ -88,16 +90,16 @@ def scores(paths: Paths) -> Mapping[tuple[str, str], tuple[float, float]]:
     """(model, category) → (good, bad), as of now. Raises LedgerError where the journal cannot be read."""
     cache = paths.state / "scores.json"
     sizes = _sizes(paths.journal)
-    head = _read_head(cache)
-    if head is None or not _continues(head[0], sizes):
+    known = _read_cache(cache)
+    if known is None or not _continues(known[0], sizes):
         return _count(cache, sizes, {}, Votes())
-    marks, totals = head
+    marks, totals, behind = known
     fresh, read = _relevant(sizes, marks)
     if fresh:
-        votes = _read_votes(cache, marks)
+        votes = _votes(behind)
         return _count(cache, sizes, {} if votes is None else marks, votes or Votes())
     if sum(read.values()) - sum(marks.values()) > SLACK:
-        _move_marks(cache, marks, read, totals)
+        _write(cache, read, totals, behind)
     return totals
 
 
@@ -178,39 +180,29 @@ def _ends_a_line(path: Path, offset: int) -> bool:
         return False
 
 
-def _read_head(cache: Path) -> tuple[dict[str, int], Totals] | None:
+def _read_cache(cache: Path) -> tuple[dict[str, int], Totals, bytes] | None:
+    """Marks, totals and the unparsed votes behind them; None where the cache is missing or garbage."""
     try:
-        with cache.open("rb") as file:
-            raw = json.loads(file.readline())
+        head, _, behind = cache.read_bytes().partition(b"\n")
+        raw = json.loads(head)
         if raw["version"] != CACHE_VERSION:
             return None
-        marks = {str(name): _count_of(mark) for name, mark in raw["marks"].items()}
-        return marks, {(str(m), str(c)): (float(good), float(bad)) for m, c, good, bad in raw["totals"]}
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        marks = {str(name): _mark(mark) for name, mark in raw["marks"].items()}
+        totals = {(str(model), str(category)): (float(good), float(bad))
+                  for model, category, good, bad in raw["totals"]}
+    except (OSError, *GARBAGE):
         return None
+    return marks, totals, behind
 
 
-def _read_votes(cache: Path, marks: Mapping[str, int]) -> Votes | None:
+def _votes(behind: bytes) -> Votes | None:
     try:
-        ratings, undone, comparisons = json.loads(_second_line(cache, marks))
+        ratings, undone, comparisons = json.loads(behind)
         return Votes({str(one): {str(key): _triple(vote) for key, vote in votes.items()}
                       for one, votes in ratings.items()},
                      set(map(str, undone)), {str(key): _quadruple(vote) for key, vote in comparisons.items()})
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except GARBAGE:
         return None
-
-
-def _move_marks(cache: Path, old: Mapping[str, int], new: Mapping[str, int], totals: Totals) -> None:
-    with suppress(OSError, ValueError, KeyError, TypeError):
-        _write(cache, new, totals, _second_line(cache, old))
-
-
-def _second_line(cache: Path, marks: Mapping[str, int]) -> bytes:
-    """The votes behind these marks; ValueError where another process has replaced the file meanwhile."""
-    with cache.open("rb") as file:
-        if json.loads(file.readline())["marks"] != marks:
-            raise ValueError("replaced meanwhile")
-        return file.readline()
 
 
 def _write(cache: Path, marks: Mapping[str, int], totals: Totals, votes: bytes) -> None:
@@ -227,7 +219,7 @@ def _write(cache: Path, marks: Mapping[str, int], totals: Totals, votes: bytes) 
             part.unlink()
 
 
-def _count_of(mark: Any) -> int:  # noqa: ANN401  from a file that may hold anything
+def _mark(mark: Any) -> int:  # noqa: ANN401  from a file that may hold anything
     if not isinstance(mark, int) or mark < 0:
         raise ValueError(mark)
     return mark
