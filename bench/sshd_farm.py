@@ -1,0 +1,94 @@
+"""Many OpenSSH servers on this machine's loopback, one process and one port a host, for benches."""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import shutil
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+START_TIMEOUT = 30.0
+
+
+@contextlib.contextmanager
+def farm(folder: Path, count: int):
+    """Run `count` servers; yields the path of an ssh_config that names them h001, h002, …"""
+    sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:/bin")
+    if sshd is None:
+        raise SystemExit("this bench needs OpenSSH's sshd")
+    Path("/run/sshd").mkdir(exist_ok=True) if Path("/run").stat().st_uid == _uid() else None
+    key = _key(folder / "id")
+    (folder / "authorized_keys").write_text(key.with_suffix(".pub").read_text())
+    ports = _free_ports(count)
+    servers = []
+    try:
+        for number, port in enumerate(ports, 1):
+            servers.append(_start(sshd, folder, f"h{number:03d}", port))
+        _wait(ports)
+        yield _client_config(folder, key, ports)
+    finally:
+        for server in servers:
+            server.terminate()
+        for server in servers:
+            server.wait(10)
+
+
+def _start(sshd, folder, name, port):
+    host_key = _key(folder / f"{name}.key")
+    config = folder / f"{name}.conf"
+    config.write_text(f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
+                      f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\n"
+                      "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+                      "Subsystem sftp internal-sftp\nMaxSessions 50\n")
+    return subprocess.Popen([sshd, "-D", "-f", str(config), "-E", str(folder / f"{name}.log")],
+                            stdin=subprocess.DEVNULL)
+
+
+def _client_config(folder, key, ports):
+    config, known = folder / "ssh_config", folder / "known_hosts"
+    lines = [f"Host *\n  IdentityFile {key}\n  IdentitiesOnly yes\n  User {getpass.getuser()}\n"
+             f"  UserKnownHostsFile {known}\n  StrictHostKeyChecking yes\n"]
+    keys = []
+    for number, port in enumerate(ports, 1):
+        name = f"h{number:03d}"
+        lines.append(f"Host {name}\n  HostName 127.0.0.1\n  Port {port}\n")
+        kind, blob = (folder / f"{name}.key.pub").read_text().split()[:2]
+        keys.append(f"[127.0.0.1]:{port} {kind} {blob}\n")
+    config.write_text("".join(lines))
+    known.write_text("".join(keys))
+    return config
+
+
+def _key(path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)], check=True)
+    return path
+
+
+def _free_ports(count):
+    held = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [each.getsockname()[1] for each in held]
+    for each in held:
+        each.close()
+    return ports
+
+
+def _wait(ports):
+    deadline = time.monotonic() + START_TIMEOUT
+    for port in ports:
+        while True:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                break
+            except OSError:
+                if time.monotonic() > deadline:
+                    raise SystemExit(f"sshd on port {port} does not answer") from None
+                time.sleep(0.05)
+
+
+def _uid():
+    import os
+
+    return os.geteuid()

@@ -1,0 +1,77 @@
+"""`swarmctl status` over many SSH hosts, beside Ansible's ping and pyinfra's exec over the same hosts.
+
+    python bench/status.py [HOSTS [ROUNDS]]
+
+Each host is its own sshd process on its own loopback port. `first` is a run with no connection open beforehand,
+`again` is the median of the following runs: by then Ansible has its ControlPersist masters and swarmctl its own.
+status does more than a ping: it surveys hardware, disks, servers and ports of each host.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from sshd_farm import farm
+from table import median, run, show
+
+BIN = Path(sys.executable).parent
+
+
+def main(count=50, rounds=3):
+    """Measure all, print the table."""
+    with tempfile.TemporaryDirectory(prefix="swarmctl-bench-") as name:
+        folder = Path(name)
+        with farm(folder, count) as config:
+            rows = [measure(*tool, rounds) for tool in tools(folder, config, count)]
+            close_masters(folder)
+    fastest = rows[0]
+    show(f"Status of {count} hosts", f"python bench/status.py {count}",
+         ("tool", "first", "ratio", "again", "ratio", "CPU here, first"),
+         [(label, f"{first.wall:.2f} s", f"{first.wall / fastest[1].wall:.1f}x", f"{again:.2f} s",
+           f"{again / fastest[2]:.1f}x", f"{first.cpu:.1f} s") for label, first, again in rows])
+
+
+def tools(folder, config, count):
+    """Label, argv and environment of each; swarmctl first."""
+    names = [f"h{number:03d}" for number in range(1, count + 1)]
+    environ = {**os.environ, "HOME": str(folder), "SWARMCTL_HOME": str(folder / "swarm")}
+    inventory = folder / "inventory.yaml"
+    inventory.write_text(f"ssh_config: {config}\nhosts:\n" + "".join(f"  {name}: {{ssh: {name}}}\n" for name in names))
+    yield "swarmctl status", [BIN / "swarmctl", "-i", inventory, "status"], environ
+
+    hosts = folder / "hosts.ini"
+    hosts.write_text("\n".join(names) + "\n\n[all:vars]\nansible_python_interpreter=/usr/bin/python3\n"
+                     f"ansible_ssh_common_args=-F {config}\n")
+    ansible = [BIN / "ansible", "all", "-i", hosts, "-m", "ping", "-o"]
+    for forks in (5, count):
+        apart = {**environ, "ANSIBLE_SSH_CONTROL_PATH_DIR": str(folder / f"cp{forks}")}
+        yield f"ansible -m ping, {forks} forks", [*ansible, "-f", str(forks)], apart
+
+    python = folder / "hosts.py"
+    data = {"ssh_config_file": str(config), "ssh_known_hosts_file": str(folder / "known_hosts"),
+            "ssh_strict_host_key_checking": "yes"}
+    python.write_text(f"hosts = {[(name, data) for name in names]!r}\n")
+    yield "pyinfra exec true", [BIN / "pyinfra", "-y", python, "exec", "--", "true"], environ
+
+
+def measure(label, argv, environ, rounds):
+    """One first run, then `rounds` more."""
+    first = run(argv, environ=environ)
+    again = median([run(argv, environ=environ).wall for _ in range(rounds)])
+    sys.stderr.write(f"{label}: {first.wall:.2f} s, {again:.2f} s\n")
+    return label, first, again
+
+
+def close_masters(folder):
+    """End the connections that Ansible and swarmctl keep open."""
+    for socket in [*folder.glob("cp*/*"), *folder.glob("swarm/run/**/*")]:
+        if socket.is_socket():
+            subprocess.run(["ssh", "-S", str(socket), "-O", "exit", "x"], check=False, capture_output=True, timeout=10)
+
+
+if __name__ == "__main__":
+    main(*map(int, sys.argv[1:]))
