@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import os
 import shutil
 import socket
 import subprocess
@@ -19,7 +20,8 @@ def farm(folder: Path, count: int):
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:/bin")
     if sshd is None:
         raise SystemExit("this bench needs OpenSSH's sshd")
-    Path("/run/sshd").mkdir(exist_ok=True) if Path("/run").stat().st_uid == _uid() else None
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd run by root wants its chroot there
     key = _key(folder / "id")
     (folder / "authorized_keys").write_text(key.with_suffix(".pub").read_text())
     ports = _free_ports(count)
@@ -63,7 +65,8 @@ def _client_config(folder, key, ports):
 
 
 def _key(path):
-    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path)], check=True)
+    argv = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path))
+    subprocess.run(argv, check=True, timeout=30)
     return path
 
 
@@ -86,9 +89,3 @@ def _wait(ports):
                 if time.monotonic() > deadline:
                     raise SystemExit(f"sshd on port {port} does not answer") from None
                 time.sleep(0.05)
-
-
-def _uid():
-    import os
-
-    return os.geteuid()

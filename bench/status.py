@@ -2,8 +2,8 @@
 
     python bench/status.py [HOSTS [ROUNDS]]
 
-Each host is its own sshd process on its own loopback port. `first` is a run with no connection open beforehand,
-`again` is the median of the following runs: by then Ansible has its ControlPersist masters and swarmctl its own.
+Each host is its own sshd process on its own loopback port. `first` is a run with no connection open
+beforehand, `again` the median of the following runs, when Ansible has its ControlPersist masters.
 status does more than a ping: it surveys hardware, disks, servers and ports of each host.
 """
 
@@ -40,7 +40,8 @@ def tools(folder, config, count):
     names = [f"h{number:03d}" for number in range(1, count + 1)]
     environ = {**os.environ, "HOME": str(folder), "SWARMCTL_HOME": str(folder / "swarm")}
     inventory = folder / "inventory.yaml"
-    inventory.write_text(f"ssh_config: {config}\nhosts:\n" + "".join(f"  {name}: {{ssh: {name}}}\n" for name in names))
+    hosts = "".join(f"  {name}: {{ssh: {name}}}\n" for name in names)
+    inventory.write_text(f"ssh_config: {config}\nhosts:\n{hosts}")
     yield "swarmctl status", [BIN / "swarmctl", "-i", inventory, "status"], environ
 
     hosts = folder / "hosts.ini"
@@ -70,7 +71,8 @@ def close_masters(folder):
     """End the connections that Ansible and swarmctl keep open."""
     for socket in [*folder.glob("cp*/*"), *folder.glob("swarm/run/**/*")]:
         if socket.is_socket():
-            subprocess.run(["ssh", "-S", str(socket), "-O", "exit", "x"], check=False, capture_output=True, timeout=10)
+            argv = ("ssh", "-S", str(socket), "-O", "exit", "x")
+            subprocess.run(argv, check=False, capture_output=True, timeout=10)
 
 
 if __name__ == "__main__":

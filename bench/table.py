@@ -1,4 +1,4 @@
-"""How every bench here times a command and prints what it found: medians, in a Markdown table, with ratios."""
+"""How every bench here times a command and prints what it found: medians, in a Markdown table."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ def run(argv, *, environ=None, timeout=300.0, check=True):
                           stdin=subprocess.DEVNULL, capture_output=True)
     wall = time.perf_counter() - start
     if check and done.returncode != 0:
-        raise SystemExit(f"{' '.join(map(str, argv))}\nended with {done.returncode}:\n{done.stdout}{done.stderr}")
+        said = f"{done.stdout}{done.stderr}"
+        raise SystemExit(f"{' '.join(map(str, argv))}\nended with {done.returncode}:\n{said}")
     return Spent(wall, _children_cpu() - before, done.returncode, done.stdout)
 
 
@@ -47,8 +48,9 @@ def milliseconds(seconds):
 def machine():
     """The line over a table: what it was measured on, and when."""
     load = os.getloadavg()[0]
-    return (f"{_cpu_model()}, {os.cpu_count()} cores, {platform.system()} {platform.release().split('-')[0]}, "
-            f"Python {platform.python_version()}, load {load:.1f} at the start, {datetime.now(UTC):%Y-%m-%d}.")
+    system = f"{platform.system()} {platform.release().split('-')[0]}"
+    return (f"{_cpu_model()}, {os.cpu_count()} cores, {system}, Python {platform.python_version()}, "
+            f"load {load:.1f}, {datetime.now(UTC):%Y-%m-%d}.")
 
 
 def show(title, command, header, rows, note=""):
