@@ -32,15 +32,17 @@ Key = tuple[str, str]
 
 
 def route(swarm: Swarm, question: Question, candidates: Sequence[Candidate], now: float,
-          last: Key | None = None, cached_characters: int = 0) -> Route:
+          holder: tuple[str, str] | None = None, cached_characters: int = 0) -> Route:
     """Price the candidates, look at how the best ones stand, and price again until the first is one that was
-    looked at. `last` is the (host, server) that holds `cached_characters` of this conversation in its
+    looked at. `holder` is the (host, model) that holds `cached_characters` of this conversation in its
     cache."""
     standing = {_key(c): _from_marks(swarm, c, now) for c in candidates}
     if all(s.out for s in standing.values()):
         standing = {key: Standing() for key in standing}
-    if last in standing:
-        standing[last] = replace(standing[last], cached_characters=cached_characters)
+    for candidate in candidates:
+        if holder == (candidate.host, candidate.model):
+            held = standing[_key(candidate)]
+            standing[_key(candidate)] = replace(held, cached_characters=cached_characters)
     looked: set[Key] = set()
     while True:
         found = choose(question, [(c, standing[_key(c)]) for c in candidates], swarm.tariff)

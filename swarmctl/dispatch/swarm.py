@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
-    from swarmctl.exchange import Category
     from swarmctl.fleet.snapshot import HostEntry, Served
     from swarmctl.paths import Paths
 
@@ -93,7 +92,7 @@ def _candidates(paths: Paths, fleet: Fleet) -> Iterator[Candidate]:
 
 
 def _candidate(paths: Paths, entry: HostEntry, served: Served,
-               known: Mapping[tuple[str, Category], tuple[float, float]]) -> Candidate:
+               known: Mapping[tuple[str, str], tuple[float, float]]) -> Candidate:
     rated = {category: known.get((served.model, category), (0.0, 0.0)) for category in CATEGORIES}
     return Candidate(
         host=entry.name, runtime=served.runtime, server=served.server, model=served.model,

@@ -1,0 +1,180 @@
+"""`swarmctl ask`."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from swarmctl.cli.streaming import SilentSink, TerminalSink, show_footer, show_route
+from swarmctl.dispatch.question import Answered, Asked, Attachment
+from swarmctl.errors import UsageError
+from swarmctl.ledger.terminal import recall, terminal_id
+from swarmctl.verbs.ask import ask as ask_verb
+
+if TYPE_CHECKING:
+    from swarmctl.cli.context import Context
+    from swarmctl.dispatch.swarm import Swarm
+
+#: A bigger attachment is a corpus, and belongs to bulk work.
+MAX_ATTACHMENT = 8 << 20
+
+
+def ask(
+    ctx: typer.Context,
+    prompt: Annotated[list[str] | None, typer.Argument(
+        help="The question. Without one, or as `-`, it is read from stdin; with one, piped input comes along "
+             "as a file.", show_default=False)] = None,
+    file: Annotated[list[Path] | None, typer.Option(
+        "--file", "-f", help="Attach a text file; may be repeated. `-` is stdin.",
+        show_default=False)] = None,
+    system: Annotated[str | None, typer.Option("--system", "-s", help="The system prompt.")] = None,
+    model: Annotated[str | None, typer.Option("--model", "-m", help="Ask this model only.")] = None,
+    host: Annotated[str | None, typer.Option("--host", "-H", help="Ask on this host only.")] = None,
+    go_on: Annotated[bool, typer.Option(
+        "--continue", "-c", help="Continue this terminal's last conversation.")] = False,
+    max_tokens: Annotated[int | None, typer.Option(min=1, help="The longest answer, in tokens.")] = None,
+    temperature: Annotated[float | None, typer.Option(
+        min=0.0, max=5.0, help="0 always takes the likeliest token.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Sample the same way again.")] = None,
+    schema: Annotated[str | None, typer.Option(
+        help="A JSON Schema that the answer must satisfy: a file, or the schema itself.")] = None,
+    explain: Annotated[bool, typer.Option("--explain",
+                                          help="Show the whole table of prices on stderr.")] = False,
+    as_json: Annotated[bool, typer.Option(
+        "--json", help="Print the exchange as one JSON object when it is whole.")] = False,
+) -> None:
+    """Ask the swarm a question.
+
+    The answer streams to stdout, from the cheapest host and model that is likely to answer well; --explain
+    shows why. If that host fails, the next one answers. Everything is recorded: `swarmctl log` lists it,
+    `swarmctl rate` rates it. With no inventory at all, this machine answers with the tiny model that ships
+    with swarmctl.
+    """
+    context: Context = ctx.obj
+    text, attachments = read_question(prompt, file or [])
+    swarm = find_swarm(context)
+    terminal = terminal_id(context.environ)
+    asked = Asked(text, tuple(attachments), system, model, host, max_tokens, temperature, seed,
+                  read_schema(schema) if schema else None)
+    if go_on:
+        asked = continued(context, asked)
+    sink = (SilentSink if as_json else TerminalSink)(sys.stdout, sys.stderr)
+    try:
+        answered = ask_verb(swarm, asked, sink, terminal=terminal, clock=context.clock,
+                            routed=show_route if explain else None)
+    finally:
+        sink.end()
+    if as_json:
+        print_json(answered)
+    else:
+        show_footer(answered.exchange)
+
+
+def find_swarm(context: Context) -> Swarm:
+    """The swarm of the inventory, or this machine where there is no inventory."""
+    from swarmctl.dispatch.swarm import read_swarm
+
+    swarm = read_swarm(context.paths, context.inventory, say)
+    if swarm is None:
+        from swarmctl.verbs.here import here
+
+        swarm = here(context.paths, say)
+    return swarm
+
+
+def say(line: str) -> None:
+    """Tell the person something that is not the answer."""
+    sys.stderr.write(f"swarmctl: {line}\n")
+    sys.stderr.flush()
+
+
+def print_json(answered: Answered) -> None:
+    """Print the exchange as recorded, on one line."""
+    row: dict[str, Any] = answered.exchange.to_record()
+    row["category_reason"] = answered.categorised.reason
+    sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def read_question(prompt: list[str] | None, files: list[Path]) -> tuple[str, list[Attachment]]:
+    """Put the question together from the arguments, stdin and files. Raises UsageError."""
+    words = " ".join(prompt or [])
+    attachments = [_attachment(path) for path in files]
+    if words in ("", "-"):
+        if sys.stdin.isatty() and words == "":
+            raise UsageError("no question", hint='swarmctl ask "What is the capital of France?"')
+        words = _decode(sys.stdin.buffer.read(MAX_ATTACHMENT + 1), "stdin")
+    elif _piped() and not any(str(path) == "-" for path in files):
+        piped = _decode(sys.stdin.buffer.read(MAX_ATTACHMENT + 1), "stdin")
+        if piped.strip():
+            attachments.insert(0, Attachment("stdin", piped))
+    if not words.strip():
+        raise UsageError("the question is empty")
+    return words.strip(), attachments
+
+
+def read_schema(given: str) -> dict[str, Any]:
+    """Read a JSON Schema from a file, or as it stands. Raises UsageError."""
+    source, text = ("--schema", given)
+    if not given.lstrip().startswith("{"):
+        source = given
+        try:
+            text = Path(given).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as exc:
+            raise UsageError(f"{given}: cannot be read as a schema: {exc}") from exc
+    try:
+        schema = json.loads(text)
+    except ValueError as exc:
+        raise UsageError(f"{source}: not JSON: {exc}") from exc
+    if not isinstance(schema, dict):
+        raise UsageError(f"{source}: a JSON Schema is an object, this is {type(schema).__name__}")
+    return schema
+
+
+def _piped() -> bool:
+    """Whether stdin is a pipe or a file, which somebody meant to be read; a terminal or /dev/null is not."""
+    mode = os.fstat(sys.stdin.fileno()).st_mode
+    return stat.S_ISFIFO(mode) or stat.S_ISREG(mode)
+
+
+def _attachment(path: Path) -> Attachment:
+    if str(path) == "-":
+        return Attachment("stdin", _decode(sys.stdin.buffer.read(MAX_ATTACHMENT + 1), "stdin"))
+    try:
+        with path.open("rb") as source:
+            raw = source.read(MAX_ATTACHMENT + 1)
+    except OSError as exc:
+        raise UsageError(f"{path}: {exc.strerror}") from exc
+    return Attachment(path.name, _decode(raw, str(path)))
+
+
+def _decode(raw: bytes, name: str) -> str:
+    if len(raw) > MAX_ATTACHMENT:
+        raise UsageError(f"{name} is longer than {MAX_ATTACHMENT >> 20} MiB")
+    try:
+        text = raw.decode("utf-8")
+    except UnicodeDecodeError as exc:
+        raise UsageError(f"{name} is not UTF-8 text (byte {exc.start})",
+                         hint="only text can be asked about") from exc
+    if "\0" in text:
+        raise UsageError(f"{name} is not text: it holds NUL bytes")
+    return text
+
+
+def continued(context: Context, asked: Asked) -> Asked:
+    """Put the question into this terminal's last conversation. Raises UsageError where there is none."""
+    from swarmctl.ledger.lookup import conversation_messages, find_exchange
+
+    last = recall(context.paths, terminal_id(context.environ))
+    if last is None:
+        raise UsageError("this terminal has no conversation to continue", hint="ask without -c first")
+    row = find_exchange(context.paths.journal, last.exchange)
+    return replace(asked, history=conversation_messages(context.paths.journal, last.exchange),
+                   previous=last.exchange, conversation=last.conversation,
+                   holder=(str(row.get("host")), str(row.get("model"))))

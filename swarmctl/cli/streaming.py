@@ -1,0 +1,106 @@
+"""How an answer appears in a terminal: the text on stdout as it comes, everything else on stderr."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, TextIO
+
+if TYPE_CHECKING:
+    from swarmctl.exchange import Attempt, Exchange
+    from swarmctl.routing.category import Categorised
+    from swarmctl.routing.cost import Price, Route
+
+
+class TerminalSink:
+    """Writes pieces through at once. A restart after the first token is marked where the answer stands, so
+    that no reader, person or file, takes the torn part for the answer."""
+
+    def __init__(self, out: TextIO, err: TextIO) -> None:
+        self.out = out
+        self.err = err
+        self.column_zero = True
+
+    def text(self, piece: str) -> None:
+        """Show a piece."""
+        clean = piece if not self.out.isatty() else printable(piece)
+        self.out.write(clean)
+        self.out.flush()
+        self.column_zero = piece.endswith("\n")
+
+    def failed(self, attempt: Attempt, following: Price | None) -> None:
+        """Say that a candidate failed, and who is next."""
+        onward = f"; {following.candidate.host} is asked instead" if following else ""
+        if attempt.tokens:
+            where = f"goes to {following.candidate.host} and starts again" if following else "ends here"
+            self.end()
+            mark = f"{attempt.host} failed in the middle of this answer; the question {where}"
+            self.out.write(f"\n--- {mark} ---\n\n")
+            self.out.flush()
+        self.err.write(f"swarmctl: {attempt.host}: {attempt.error}{onward}\n")
+        self.err.flush()
+
+    def end(self) -> None:
+        """Finish the line."""
+        if not self.column_zero:
+            self.out.write("\n")
+            self.out.flush()
+            self.column_zero = True
+
+
+class SilentSink(TerminalSink):
+    """For --json: nothing of the answer until it is whole; failures still go to stderr."""
+
+    def text(self, piece: str) -> None:
+        """Keep quiet."""
+
+    def failed(self, attempt: Attempt, following: Price | None) -> None:
+        """Say it on stderr only."""
+        onward = f"; {following.candidate.host} is asked instead" if following else ""
+        self.err.write(f"swarmctl: {attempt.host}: {attempt.error}{onward}\n")
+
+
+def printable(text: str) -> str:
+    """Make control characters visible: a model must not drive a person's terminal."""
+    return "".join(char if char in "\n\t" or char.isprintable() else f"\\x{ord(char):02x}" for char in text)
+
+
+def show_footer(exchange: Exchange, err: TextIO = sys.stderr) -> None:
+    """Say who answered and how to rate it, where a person is watching."""
+    if not err.isatty():
+        return
+    seconds = exchange.timings.total_seconds or 0.0
+    tokens = exchange.timings.completion_tokens
+    size = f", {tokens} tokens" if tokens else ""
+    cut = "; cut at its limit" if exchange.finish == "length" else ""
+    line = f"{exchange.model} on {exchange.host}{size}, {seconds:.1f} s{cut} · swarmctl rate up|down"
+    err.write(f"\033[2m— {line}\033[0m\n")
+
+
+def show_route(route: Route, sort: Categorised, err: TextIO = sys.stderr) -> None:
+    """Show the whole table of prices, the chosen first, and why the others are out. Plain text: no rich to
+    load."""
+    err.write(f"{sort.category}: {sort.reason}\n")
+    err.write(table(route))
+    for out in route.excluded:
+        err.write(f"  out: {out.candidate.model} on {out.candidate.host}: {out.reason}\n")
+    first = route.chosen.candidate
+    err.write(f"→ {first.model} on {first.host}: {route.reason}\n\n")
+    err.flush()
+
+
+def table(route: Route) -> str:
+    """The prices, in seconds of a person's time but where a unit stands."""
+    head = ("host", "model", "queue", "connect", "load", "prefill", "decode", "energy", "risk", "price", "Wh",
+            "good", "ratings")
+    rows = [head, *(_row(price) for price in route.prices)]
+    widths = [max(len(row[i]) for row in rows) for i in range(len(head))]
+    lines = ("  ".join(cell.ljust(width) if i < 2 else cell.rjust(width)
+                       for i, (cell, width) in enumerate(zip(row, widths, strict=True))) for row in rows)
+    return "".join(f"  {line.rstrip()}\n" for line in lines)
+
+
+def _row(price: Price) -> tuple[str, ...]:
+    seconds = (price.queue, price.connect, price.load, price.prefill, price.decode, price.energy, price.risk,
+               price.total)
+    return (price.candidate.host, price.candidate.model, *(f"{value:.2f}" for value in seconds),
+            f"{price.watt_hours:.4f}", f"{price.good:.0%}", f"{price.ratings:g}")

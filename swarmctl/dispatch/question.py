@@ -1,0 +1,137 @@
+"""One question, whole: categorised, routed, answered, recorded, remembered as its terminal's last."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from swarmctl.dispatch.answer import Cancelled, answer
+from swarmctl.dispatch.probe import route
+from swarmctl.dispatch.record import record
+from swarmctl.errors import NoCandidate, ServerUnavailable, UsageError
+from swarmctl.exchange import ChatRequest, Message
+from swarmctl.ledger.terminal import Last, remember
+from swarmctl.routing.category import Categorised, categorise
+from swarmctl.routing.cost import Question
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from typing import Any
+
+    from swarmctl.dispatch.answer import Outcome, Sink
+    from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.exchange import Exchange
+    from swarmctl.routing.cost import Candidate, Route
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A text file that comes with a question."""
+
+    name: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question as a person put it. `history` is the conversation so far, `previous` the id of its last
+    exchange, and `holder` the (host, model) that answered it and may still hold it in its cache."""
+
+    prompt: str
+    attachments: tuple[Attachment, ...] = ()
+    system: str | None = None
+    model: str | None = None
+    host: str | None = None
+    max_tokens: int | None = None
+    temperature: float | None = None
+    seed: int | None = None
+    schema: Mapping[str, Any] | None = None
+    history: tuple[Message, ...] = ()
+    previous: str | None = None
+    conversation: str | None = None
+    holder: tuple[str, str] | None = None
+    via: str = "ask"
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """What came of it, as recorded, with the route and the category's reason for --explain."""
+
+    exchange: Exchange
+    route: Route
+    categorised: Categorised
+
+
+def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callable[[], float],
+        routed: Callable[[Route, Categorised], None] | None = None) -> Answered:
+    """Route a question, stream its answer into `sink`, record it, and remember it as this terminal's last.
+
+    `routed` is told the route before the first token. On Ctrl-C the partial answer is recorded as cancelled
+    and KeyboardInterrupt goes on. Raises UsageError for a model or host that nobody serves, NoCandidate,
+    RequestRejected, ServerUnavailable (every candidate failed), LedgerError (answered, but not recorded).
+    """
+    started = clock()
+    request = as_request(asked)
+    sort, question = as_question(asked, request)
+    way = route(swarm, question, _eligible(swarm, asked), started, asked.holder,
+                sum(len(turn.content) for turn in asked.history))
+    if routed:
+        routed(way, sort)
+
+    def keep(outcome: Outcome) -> Exchange:
+        row = record(swarm, request, way, outcome, category=sort.category, now=started,
+                     conversation=asked.conversation, parent=asked.previous, terminal=terminal, via=asked.via)
+        remember(swarm.paths, terminal, Last(row.id, row.conversation))
+        return row
+
+    try:
+        outcome = answer(swarm, way, request, sink, clock)
+    except Cancelled as stop:
+        keep(stop.outcome)
+        raise
+    row = keep(outcome)
+    if outcome.finish == "error":
+        raise _all_failed(outcome)
+    return Answered(row, way, sort)
+
+
+def as_request(asked: Asked) -> ChatRequest:
+    """What is sent to the model."""
+    return ChatRequest(_messages(asked), asked.max_tokens, asked.temperature, asked.seed, asked.schema)
+
+
+def as_question(asked: Asked, request: ChatRequest) -> tuple[Categorised, Question]:
+    """What the price depends on."""
+    sort = categorise(asked.prompt, [attachment.name for attachment in asked.attachments])
+    characters = sum(len(turn.content) for turn in request.messages)
+    return sort, Question(sort.category, characters, asked.max_tokens)
+
+
+def _messages(asked: Asked) -> tuple[Message, ...]:
+    """System first, then the conversation, then the attachments before the question itself."""
+    history = asked.history
+    system: tuple[Message, ...] = ()
+    if asked.system:
+        history = tuple(turn for turn in history if turn.role != "system")
+        system = (Message("system", asked.system),)
+    parts = [f"{attachment.name}:\n{attachment.text.rstrip()}\n" for attachment in asked.attachments]
+    return (*system, *history, Message("user", "\n".join([*parts, asked.prompt])))
+
+
+def _eligible(swarm: Swarm, asked: Asked) -> Sequence[Candidate]:
+    """The candidates that -m and -H leave. Raises UsageError for a name that nobody serves."""
+    found = [c for c in swarm.candidates
+             if asked.host in (None, c.host) and asked.model in (None, c.model)]
+    if found:
+        return found
+    if not swarm.candidates:
+        raise NoCandidate("no model is served on any host",
+                          hint="`swarmctl up` starts the inventory's models")
+    served = ", ".join(sorted({f"{c.model} on {c.host}" for c in swarm.candidates}))
+    wanted = " on ".join(name for name in (asked.model or "any model", asked.host) if name)
+    raise UsageError(f"nobody serves {wanted}", hint=f"served: {served}")
+
+
+def _all_failed(outcome: Outcome) -> ServerUnavailable:
+    lines = "\n".join(f"{a.model} on {a.host}: {a.error}" for a in outcome.attempts)
+    return ServerUnavailable("every host failed; the question is recorded", hint=lines)
