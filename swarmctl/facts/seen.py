@@ -1,8 +1,4 @@
-"""What one host is and has, as one survey saw it. Discovered, never typed in. Pure data and parsing.
-
-`fleet/probe.sh` prints sections over one SSH round trip; `parse_facts` turns that text into `Facts`. Sizes are bytes,
-times seconds. A fact that could not be had is None or empty, never a guess.
-"""
+"""What a survey found, as frozen data. Sizes are bytes, times seconds; what could not be had is None or empty."""
 
 from __future__ import annotations
 
@@ -42,7 +38,10 @@ class Gpu:
 
 @dataclass(frozen=True, slots=True)
 class Disk:
-    """The filesystem under a path. `rotational` is None where unknown."""
+    """A mounted filesystem; `path` is where. `rotational` is None where unknown.
+
+    `writable` is a folder on it that this user may write to, where the probe found one.
+    """
 
     path: str
     device: str
@@ -50,6 +49,7 @@ class Disk:
     size: int
     free: int
     rotational: bool | None = None
+    writable: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +114,10 @@ class ServerSeen:
 
 @dataclass(frozen=True, slots=True)
 class Facts:
-    """Everything one survey learned of one host. `data_dir` is absolute, with ~ expanded on the host."""
+    """Everything one survey learned of one host. `data_dir` is absolute, with ~ expanded on the host.
+
+    `tools` maps a tool to its version (empty where it was not asked) and `tool_paths` to where it lies.
+    """
 
     hostname: str
     system: str
@@ -136,6 +139,7 @@ class Facts:
     disks: tuple[Disk, ...] = ()
     gpus: tuple[Gpu, ...] = ()
     tools: Mapping[str, str] = field(default_factory=dict)
+    tool_paths: Mapping[str, str] = field(default_factory=dict)
     listeners: tuple[Listener, ...] = ()
     runtimes: tuple[RuntimeSeen, ...] = ()
     blobs: tuple[BlobSeen, ...] = ()

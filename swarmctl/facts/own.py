@@ -1,0 +1,78 @@
+"""What swarmctl itself keeps on a host: builds, blobs, servers. A pid counts only if it is alive and still ours."""
+
+from __future__ import annotations
+
+import json
+import re
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from swarmctl.facts.sections import number
+from swarmctl.facts.seen import BlobSeen, RuntimeSeen, ServerSeen, Speed
+
+if TYPE_CHECKING:
+    from swarmctl.facts.sections import Sections
+
+
+def runtimes_seen(sections: Sections) -> tuple[RuntimeSeen, ...]:
+    """Complete builds under data_dir/runtimes/llamacpp/."""
+    paths = [line.partition(" ")[2] for line in sections.get("runtimes", ()) if line.startswith("runtime /")]
+    return tuple(RuntimeSeen("llamacpp", path.rpartition("/")[2], path) for path in paths)
+
+
+def blobs_seen(sections: Sections) -> tuple[BlobSeen, ...]:
+    """Blobs, from `ls -ln`: mode links uid gid size month day time name. Parts of transfers are none."""
+    found = []
+    for line in sections.get("blobs", ()):
+        words = line.split()
+        name = re.fullmatch(r"sha256-([0-9a-f]{64})", words[-1])
+        size = number(words[4]) if len(words) >= 9 and line.startswith("-") else None
+        if name and size is not None:
+            found.append(BlobSeen(name[1], size))
+    return tuple(found)
+
+
+def servers_seen(sections: Sections, data_dir: str) -> tuple[ServerSeen, ...]:
+    """Servers under data_dir/servers/."""
+    groups: list[dict[str, str]] = []
+    for line in sections.get("servers", ()):
+        key, _, value = line.partition(" ")
+        if key == "server":
+            groups.append({"name": value.strip()})
+        elif groups:
+            groups[-1].setdefault(key, value.strip())
+    return tuple(_server(group, data_dir.rstrip("/")) for group in groups if group["name"])
+
+
+def _server(group: dict[str, str], data_dir: str) -> ServerSeen:
+    folder = f"{data_dir}/servers/{group['name']}"
+    supervisor, _, arguments = _process(group.get("supervisor.pid", ""))
+    if not _mentions(arguments, folder):
+        supervisor = None
+    pid, parent, arguments = _process(group.get("server.pid", ""))
+    if not (supervisor is not None and parent == supervisor) and not _mentions(arguments, data_dir):
+        pid = None
+    return ServerSeen(group["name"], group.get("digest", ""), supervisor, pid, number(group.get("restarts", "")) or 0,
+                      "systemd" if group.get("mode") == "systemd" else "own", _speed(group.get("speed.json", "")))
+
+
+def _process(text: str) -> tuple[int | None, int | None, str]:
+    """PID PARENT ARGUMENTS, as the probe quotes a live process."""
+    words = text.split(" ", 2)
+    if len(words) < 3:
+        return None, None, ""
+    return number(words[0]), number(words[1]), words[2]
+
+
+def _mentions(arguments: str, folder: str) -> bool:
+    return re.search(re.escape(folder) + r"(?=[/\s'\"]|$)", arguments) is not None
+
+
+def _speed(text: str) -> Speed | None:
+    try:
+        raw = json.loads(text)
+        values = {key: float(raw[key]) for key in ("prefill", "decode", "overhead", "load") if key in raw}
+        speed = Speed(**values)
+    except (ValueError, TypeError, OverflowError, RecursionError):
+        return None
+    return speed if all(isfinite(value) and value >= 0 for value in values.values()) else None

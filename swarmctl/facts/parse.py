@@ -1,0 +1,117 @@
+"""The probe's text → Facts. Judgement lives here, not in the shell script: the script only quotes what it sees."""
+
+from __future__ import annotations
+
+import re
+from math import isfinite
+from typing import TYPE_CHECKING
+
+from swarmctl.errors import SwarmError
+from swarmctl.facts.disks import data_disk, real_disks
+from swarmctl.facts.gpus import gpus_seen
+from swarmctl.facts.listeners import listeners_seen
+from swarmctl.facts.own import blobs_seen, runtimes_seen, servers_seen
+from swarmctl.facts.processor import cpu_seen, memory_seen
+from swarmctl.facts.seen import Facts
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from swarmctl.facts.sections import Sections
+
+from swarmctl.facts.sections import number, pairs, split_sections
+
+#: What a longer answer could hold is noise; 300 servers and 5,000 blobs are under 2 MB.
+LONGEST = 16_000_000
+
+
+def parse_facts(text: str) -> Facts:
+    """Read what fleet/probe.sh printed; anything before its first line (a login banner) is skipped.
+
+    Raises SwarmError where it is not a whole answer of the probe.
+    """
+    sections = split_sections(text[:LONGEST])
+    if sections is None:
+        raise SwarmError("its answer to the survey is not one", hint="does its login shell print or run something "
+                         "else? `ssh HOST sh -c 'echo ok'` should print ok and nothing more")
+    if "end" not in sections:
+        raise SwarmError("its answer to the survey was cut off", hint="run it again; the connection may be poor")
+    return _facts(sections)
+
+
+def _facts(sections: Sections) -> Facts:
+    host = pairs(sections, "host")
+    for key in ("system", "machine", "user", "uid", "home", "data_dir"):
+        if not host.get(key):
+            raise SwarmError(f"its answer to the survey lacks {key}")
+    cpu = cpu_seen(sections)
+    memory = memory_seen(sections)
+    gpus, problems = gpus_seen(sections, cpu.model, memory.total)
+    disk, disk_problems = data_disk(sections, host["data_dir"])
+    tools, paths = _tools(sections)
+    return Facts(
+        hostname=host.get("hostname", ""), system=host["system"], release=host.get("release", ""),
+        machine=host["machine"], user=host["user"], uid=number(host["uid"]) or 0, home=host["home"],
+        data_dir=host["data_dir"], cpu=cpu, memory=memory.total, memory_available=memory.available,
+        swap_used=memory.swap_used, disk=disk, os_name=_os_name(sections), libc=_libc(sections),
+        clock=float(number(host.get("clock", "")) or 0), uptime=_uptime(host), disks=real_disks(sections, host["home"]),
+        gpus=gpus, tools=tools, tool_paths=paths, listeners=listeners_seen(sections, host["user"], host["uid"]),
+        runtimes=runtimes_seen(sections), blobs=blobs_seen(sections), servers=servers_seen(sections, host["data_dir"]),
+        ollama=tools.get("ollama"), systemd_user=_systemd_user(sections), problems=(*problems, *disk_problems),
+    )
+
+
+def _os_name(sections: Sections) -> str:
+    text = "\n".join(sections.get("os", ()))
+    pretty = re.search(r'^PRETTY_NAME="?([^"\n]*)', text, re.MULTILINE)
+    if pretty:
+        return pretty[1]
+    mac = re.search(r"^ProductVersion:\s*(\S+)", text, re.MULTILINE)
+    return f"macOS {mac[1]}" if mac else ""
+
+
+def _libc(sections: Sections) -> str:
+    text = "\n".join(sections.get("libc", ()))
+    musl = re.search(r"^Version ([0-9.]+)", text, re.MULTILINE) if "musl" in text else None
+    if musl:
+        return f"musl {musl[1]}"
+    glibc = re.search(r"(?:^glibc |GNU libc\) |GLIBC [^)]*\) )([0-9]+\.[0-9]+)", text, re.MULTILINE)
+    return f"glibc {glibc[1]}" if glibc else ""
+
+
+def _uptime(host: Mapping[str, str]) -> float | None:
+    seconds = re.match(r"([0-9]{1,12}(?:\.[0-9]{1,6})?)", host.get("uptime", ""))
+    if seconds:
+        return float(seconds[1])
+    boot = re.search(r"\bsec = ([0-9]{1,15})", host.get("boottime", ""))
+    clock = number(host.get("clock", ""))
+    return float(clock - int(boot[1])) if boot and clock is not None and isfinite(clock) else None
+
+
+def _tools(sections: Sections) -> tuple[dict[str, str], dict[str, str]]:
+    versions: dict[str, str] = {}
+    paths: dict[str, str] = {}
+    last = ""
+    for line in sections.get("tools", ()):
+        word, _, rest = line.partition(" ")
+        if word == "tool":
+            last, _, path = rest.partition(" ")
+            versions[last], paths[last] = "", path
+        elif word == "version" and last:
+            found = re.search(r"\b[vV]?([0-9]{1,9}(?:\.[0-9]{1,9}){1,3})", _told(last, rest))
+            versions[last] = found[1] if found else ""
+    return versions, paths
+
+
+def _told(tool: str, text: str) -> str:
+    """The part of a tool's words that holds its version: nvcc and hipcc begin with dates and names."""
+    for mark in {"nvcc": ("release ",), "hipcc": ("HIP version: ",), "ollama": ("client version is ", "version is ")
+                 }.get(tool, ()):
+        if mark in text:
+            return text.partition(mark)[2]
+    return text
+
+
+def _systemd_user(sections: Sections) -> bool:
+    said = pairs(sections, "systemd")
+    return said.get("user") in ("running", "degraded") and said.get("linger") == "yes"

@@ -1,0 +1,351 @@
+#!/bin/sh
+# Everything one survey asks of a host, in one POSIX sh script: dash, busybox, bash and the sh of macOS run it.
+#
+#   sh -s -- DATA_DIR PORT... < probe.sh
+#
+# It prints sections, each begun by a line "@@NONCE name"; swarmctl/facts parses them and holds all judgement. It needs
+# no root, changes nothing, and always ends with status 0: what cannot be had is left out. The whole script is one
+# function, so a cut-off transfer runs nothing, and its input is /dev/null, so no tool can eat the script.
+
+main() {
+    LC_ALL=C
+    PATH=$PATH:/usr/local/bin:/usr/sbin:/sbin:/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:$HOME/.local/bin
+    PATH=$PATH:/usr/lib/wsl/lib
+    export LC_ALL PATH
+    unset OMP_NUM_THREADS OMP_THREAD_LIMIT
+    nonce=$$-$(date +%s)
+    system=$(uname -s)
+    user=$(id -un 2>/dev/null)
+    uid=$(id -u)
+    data=${1:-.}
+    [ $# -gt 0 ] && shift
+    # shellcheck disable=SC2088  # a literal tilde, which the caller's quoting kept from its shell
+    case $data in
+        '~') data=$HOME ;;
+        '~/'*) data=$HOME/${data#'~/'} ;;
+    esac
+    printf '\nswarmctl-probe 1 %s\n' "$nonce"
+    host
+    os
+    cpu
+    memory
+    disks
+    gpus
+    tools
+    listeners "$@"
+    systemd
+    own
+    section end
+}
+
+section() { printf '\n@@%s %s\n' "$nonce" "$1"; }
+
+# pair KEY VALUE: one line, whatever the value holds.
+pair() { [ -n "$2" ] && printf '%s %s\n' "$1" "$2" | tr '\n' ' ' && echo; }
+
+have() { command -v "$1" >/dev/null 2>&1; }
+
+# limit SECONDS COMMAND...: macOS has no timeout(1); there we trust the tool.
+limit() {
+    if have timeout; then
+        timeout "$@"
+    else
+        shift
+        "$@"
+    fi
+}
+
+# first FILE: its first line, without a fork.
+first() {
+    line=
+    [ -r "$1" ] && read -r line 2>/dev/null <"$1"
+    printf '%s' "$line"
+}
+
+host() {
+    section host
+    echo "system $system"
+    echo "hostname $(uname -n)"
+    echo "release $(uname -r)"
+    echo "machine $(uname -m)"
+    echo "user $user"
+    echo "uid $uid"
+    echo "home $HOME"
+    echo "data_dir $data"
+    echo "clock $(date +%s)"
+    [ -r /proc/uptime ] && echo "uptime $(first /proc/uptime)"
+    [ "$system" = Darwin ] && echo "boottime $(sysctl -n kern.boottime 2>/dev/null)"
+    return 0
+}
+
+os() {
+    section os
+    [ -r /etc/os-release ] && cat /etc/os-release
+    [ "$system" = Darwin ] && sw_vers 2>/dev/null
+    section libc
+    getconf GNU_LIBC_VERSION 2>/dev/null || ldd --version 2>&1 | head -n 2
+}
+
+cpu() {
+    section cpu
+    echo "threads $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)"
+    if [ -r /proc/cpuinfo ]; then
+        awk -F '[ \t]*:[ \t]*' '
+            $1 == "processor" { threads++ }
+            $1 == "physical id" { package = $2 }
+            $1 == "core id" { cores[package "." $2] = 1 }
+            ($1 == "model name" || $1 == "Model" || $1 == "flags" || $1 == "Features") && !seen[$1]++ { print $1 ": " $2 }
+            END { for (core in cores) count++; print "present " threads; if (count) print "cores " count }
+        ' /proc/cpuinfo
+        grep -q '^model name' /proc/cpuinfo || { have lscpu && lscpu 2>/dev/null | grep '^Model name'; }
+    fi
+    if [ "$system" = Darwin ]; then
+        sysctl machdep.cpu.brand_string hw.physicalcpu hw.logicalcpu hw.optional machdep.cpu.features \
+            machdep.cpu.leaf7_features 2>/dev/null
+    fi
+    section cgroup
+    [ -r /proc/self/cgroup ] && cgroups </proc/self/cgroup
+    return 0
+}
+
+# Quotas of every group from our own up to the root, in both versions of cgroups.
+cgroups() {
+    while IFS=: read -r _ controllers path; do
+        case ,$controllers, in
+            ,,) upwards /sys/fs/cgroup "$path" cpu.max memory.max memory.current ;;
+            *,cpu,*) upwards /sys/fs/cgroup/cpu "$path" cpu.cfs_quota_us cpu.cfs_period_us ;;
+            *,memory,*) upwards /sys/fs/cgroup/memory "$path" memory.limit_in_bytes memory.usage_in_bytes ;;
+        esac
+    done
+}
+
+upwards() {
+    root=$1
+    path=${2%/}
+    shift 2
+    while :; do
+        for name in "$@"; do
+            [ -r "$root$path/$name" ] && echo "$name $path/ $(first "$root$path/$name")"
+        done
+        case ${1},$root$path in
+            memory*) inactive "$root$path/memory.stat" ;;
+            cpu.max,*) inactive "$root$path/memory.stat" ;;
+        esac
+        [ -z "$path" ] && return 0
+        path=${path%/*}
+    done
+}
+
+# File pages that a group would give back: they count as used but are free to take.
+inactive() {
+    [ -r "$1" ] || return 0
+    while read -r key value; do
+        case $key in
+            total_inactive_file | inactive_file) echo "$key $path/ $value" ;;
+        esac
+    done <"$1"
+}
+
+memory() {
+    section memory
+    if [ -r /proc/meminfo ]; then
+        while read -r key value _; do
+            case $key in
+                MemTotal: | MemAvailable: | MemFree: | SwapTotal: | SwapFree:) echo "$key $value" ;;
+            esac
+        done </proc/meminfo
+    fi
+    if [ "$system" = Darwin ]; then
+        sysctl hw.memsize vm.swapusage hw.pagesize 2>/dev/null
+        vm_stat 2>/dev/null
+    fi
+    return 0
+}
+
+disks() {
+    section data_disk
+    near=$data
+    while [ ! -d "$near" ]; do
+        case $near in
+            */*) near=${near%/*} ;;
+            *) near=. ;;
+        esac
+        near=${near:-/}
+    done
+    limit 5 df -kP "$near" 2>&1
+    [ -w "$near" ] || echo "unwritable $near"
+    section mounts
+    if [ -r /proc/mounts ]; then
+        while read -r device where type _; do
+            case $device in /* | zfs* | *:* | *pool*) echo "$device $where $type" ;; esac
+        done </proc/mounts
+    fi
+    section disks
+    { limit 5 df -lkP 2>/dev/null || limit 5 df -kP 2>/dev/null; } | while read -r device size used free full where; do
+        case $where in / | /boot/* | /snap/* | /sys/* | /proc/*) [ "$where" = / ] || continue ;; esac
+        case $device in
+            /dev/*) echo "disk $(rotational "$device") $device $size $used $free $full $where" ;;
+            *) [ "$where" = / ] && echo "disk - $device $size $used $free $full $where" ;;
+        esac
+        for folder in "$where" "${where%/}/$user" "${where%/}/home/$user"; do
+            [ "$where" != / ] && [ -d "$folder" ] && [ -w "$folder" ] && echo "writable $folder" && break
+        done
+    done
+}
+
+rotational() {
+    device=$(readlink -f "$1" 2>/dev/null || echo "$1")
+    device=/sys/class/block/${device##*/}
+    for queue in "$device/queue" "$device/../queue"; do
+        [ -r "$queue/rotational" ] && first "$queue/rotational" && return
+    done
+    printf -- -
+}
+
+gpus() {
+    section pci
+    for device in /sys/bus/pci/devices/*; do
+        class=$(first "$device/class")
+        case $class in 0x03*) echo "$class $(first "$device/vendor") $(first "$device/device") ${device##*/}" ;; esac
+    done
+    if have nvidia-smi; then
+        section nvidia
+        nvidia index,name,memory.total,memory.free,driver_version,uuid,compute_cap ||
+            nvidia index,name,memory.total,memory.free,driver_version,uuid
+    fi
+    amd
+    if [ "$system" = Darwin ] && [ "$(uname -m)" != arm64 ]; then
+        section displays
+        limit 5 system_profiler SPDisplaysDataType 2>/dev/null
+    fi
+    return 0
+}
+
+nvidia() {
+    limit 8 nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits 2>&1
+    status=$?
+    echo "status $status"
+    return $status
+}
+
+amd() {
+    found=
+    for render in /sys/class/drm/renderD*; do
+        [ "$(first "$render/device/vendor")" = 0x1002 ] || continue
+        [ -z "$found" ] && section amd
+        found=yes
+        pair "card ${render##*renderD}" "$(first "$render/device/device") $(first "$render/device/mem_info_vram_total"
+        ) $(first "$render/device/mem_info_vram_used") $(first "$render/device/product_name")"
+    done
+    [ -z "$found" ] && return
+    [ -r /sys/module/amdgpu/version ] && echo "driver $(first /sys/module/amdgpu/version)"
+    for node in /sys/class/kfd/kfd/topology/nodes/*/properties; do
+        [ -r "$node" ] && echo "node" && grep -E '^(gfx_target_version|drm_render_minor) ' "$node" 2>/dev/null
+    done
+    if have rocm-smi; then
+        section rocm-smi
+        limit 8 rocm-smi --showproductname --showmeminfo vram --showdriverversion --json 2>&1
+    fi
+}
+
+tools() {
+    section tools
+    for tool in cc c++ g++ clang++ cmake ninja make nvcc hipcc glslc vulkaninfo python3 sha256sum shasum tar zstd gzip \
+        curl wget setsid flock systemctl ollama git; do
+        path=$(command -v "$tool" 2>/dev/null) || continue
+        version=
+        case $tool in
+            c++ | clang++ | cmake | ninja | make | nvcc | hipcc | python3 | ollama)
+                version=$(limit 3 "$tool" --version 2>&1) ;;
+        esac
+        echo "tool $tool $path"
+        [ -n "$version" ] && pair version "$version"
+    done
+    return 0
+}
+
+listeners() {
+    section listeners
+    if have ss && found=$(limit 3 ss -ltnpe 2>/dev/null); then
+        echo "by ss"
+        printf '%s\n' "$found"
+    elif [ "$system" = Darwin ]; then
+        echo "by lsof"
+        limit 5 lsof -nP -iTCP -sTCP:LISTEN 2>/dev/null
+    elif [ -r /proc/net/tcp ]; then
+        echo "by proc"
+        cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep ' 0A '
+        have netstat && echo "by netstat" && limit 3 netstat -ltnp 2>/dev/null
+    fi
+    section holders
+    for port in 11434 "$@"; do
+        # shellcheck disable=SC2086  # one word a pid
+        for pid in $(printf '%s\n' "$found" | sed -n "s/.*[:.]$port .*pid=\([0-9][0-9]*\).*/\1/p"); do
+            pair "holder $pid" "$(owner "$pid") $(arguments "$pid")"
+        done
+    done
+    return 0
+}
+
+owner() { stat -c %U "/proc/$1" 2>/dev/null || ps -o user= -p "$1" 2>/dev/null || echo -; }
+
+arguments() {
+    if [ -r "/proc/$1/cmdline" ]; then
+        tr '\0\n' '  ' <"/proc/$1/cmdline"
+    else
+        ps -o args= -p "$1" 2>/dev/null
+    fi
+}
+
+parent() {
+    if [ -r "/proc/$1/status" ]; then
+        while read -r key value; do
+            [ "$key" = PPid: ] && printf '%s' "$value" && return
+        done <"/proc/$1/status"
+    else
+        ps -o ppid= -p "$1" 2>/dev/null | tr -d ' '
+    fi
+}
+
+systemd() {
+    section systemd
+    have systemctl || return 0
+    [ -d "/run/systemd/system" ] || return 0
+    if [ -z "$XDG_RUNTIME_DIR" ] && [ -d "/run/user/$uid" ]; then
+        XDG_RUNTIME_DIR=/run/user/$uid
+        export XDG_RUNTIME_DIR
+    fi
+    echo "user $(limit 3 systemctl --user is-system-running 2>/dev/null)"
+    [ -e "/var/lib/systemd/linger/$user" ] && echo "linger yes"
+    return 0
+}
+
+own() {
+    section runtimes
+    for folder in "$data"/runtimes/llamacpp/*/; do
+        [ -f "$folder.complete" ] && echo "runtime ${folder%/}"
+    done
+    section blobs
+    [ -d "$data/blobs" ] && ls -ln "$data/blobs" 2>/dev/null
+    section servers
+    for folder in "$data"/servers/*/; do
+        [ -d "$folder" ] && server "${folder%/}"
+    done
+    return 0
+}
+
+server() {
+    echo "server ${1##*/}"
+    for name in digest restarts mode speed.json; do
+        pair "$name" "$(first "$1/$name")"
+    done
+    for name in supervisor server; do
+        pid=$(first "$1/$name.pid")
+        case $pid in '' | *[!0-9]*) continue ;; esac
+        kill -0 "$pid" 2>/dev/null || continue
+        pair "$name.pid" "$pid $(parent "$pid") $(arguments "$pid")"
+    done
+}
+
+main "$@" </dev/null 2>/dev/null
+exit 0

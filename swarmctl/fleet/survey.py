@@ -1,0 +1,33 @@
+"""Everything about a host in one round trip: the probe goes over standard input, nothing is installed."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib.resources import files
+from typing import TYPE_CHECKING
+
+from swarmctl.errors import SwarmError
+from swarmctl.facts import parse_facts
+from swarmctl.inventory import placement_ports
+
+if TYPE_CHECKING:
+    from swarmctl.facts import Facts
+    from swarmctl.fleet.remote import Remote
+    from swarmctl.inventory import Host
+
+SURVEY_TIMEOUT = 30.0
+
+
+def survey(remote: Remote, host: Host, *, timeout: float = SURVEY_TIMEOUT) -> Facts:
+    """Ask a host what it is and has. One `remote.run`; raises RemoteErrors, and SwarmError on an answer that is none."""
+    ports = sorted({str(port) for port in placement_ports(host)})
+    done = remote.run(("sh", "-s", "--", host.data_dir, *ports), timeout=timeout, stdin=_probe())
+    try:
+        return parse_facts(done.stdout)
+    except SwarmError as exc:
+        raise SwarmError(exc.message, host=host.name, hint=exc.hint) from exc
+
+
+@cache
+def _probe() -> bytes:
+    return (files("swarmctl.fleet") / "probe.sh").read_bytes()
