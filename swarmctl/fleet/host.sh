@@ -1,0 +1,223 @@
+# What swarmctl does on a host, one function a verb: sh -c THIS swarmctl VERB DATA_DIR ARGUMENTS…
+#
+# POSIX sh and the tools every system has. Every verb can be cut anywhere and run again: things are made under
+# another name and renamed last. Exit statuses that mean something: 4 a tool is missing (its name on stderr),
+# 5 a runtime does not run here, 6 somebody else holds the lock (who, on stdout).
+set -u
+umask 077
+
+free() { # bytes free at DATA_DIR, or at the nearest folder above it that exists
+    at=$data
+    while [ ! -d "$at" ]; do at=$(dirname "$at"); done
+    df -Pk "$at" | awk 'NR == 2 { printf "%.0f\n", $4 * 1024 }'
+}
+
+prepare() {
+    mkdir -p "$data/blobs" "$data/servers" "$data/runtimes/llamacpp" "$data/incoming"
+}
+
+# --- the lock: mkdir is atomic; `until` is a lease, so that a laptop that died does not lock a host for ever
+
+lock() { # OWNER SECONDS DEAD_OWNER: take it, extend our own, or say who has it; DEAD_OWNER's may be taken over
+    mkdir -p "$data" || exit 1
+    folder=$data/lock
+    now=$(date +%s)
+    for try in 1 2 3; do
+        if mkdir "$folder" 2>/dev/null; then break; fi
+        holder=$(cat "$folder/owner" 2>/dev/null)
+        until=$(cat "$folder/until" 2>/dev/null)
+        if [ "$holder" = "$1" ]; then break; fi
+        if [ -z "$until" ] && [ -z "$(find "$folder" -maxdepth 0 -mmin +1 2>/dev/null)" ]; then
+            echo "somebody, since a moment"
+            exit 6
+        fi
+        if [ "${until:-0}" -gt "$now" ] && [ "$holder" != "$3" ]; then
+            echo "$holder"
+            exit 6
+        fi
+        mv "$folder" "$folder.stale.$$" 2>/dev/null && rm -rf "$folder.stale.$$"
+    done
+    echo "$1" >"$folder/owner.part" && mv "$folder/owner.part" "$folder/owner" || exit 1
+    echo $((now + $2)) >"$folder/until.part" && mv "$folder/until.part" "$folder/until" || exit 1
+}
+
+unlock() { # OWNER
+    if [ "$(cat "$data/lock/owner" 2>/dev/null)" = "$1" ]; then rm -rf "$data/lock"; fi
+}
+
+# --- runtimes
+
+install() { # KEY: unpack incoming/KEY.tar.gz, see that it runs here, and only then give it its name
+    prepare || exit 1
+    part=$data/runtimes/llamacpp/.part-$1
+    rm -rf "$part"
+    trap 'rm -rf "$part"' EXIT
+    mkdir -p "$part" && tar -xzf "$data/incoming/$1.tar.gz" -C "$part" || exit 1
+    finish "$1" "$part"
+    rm -f "$data/incoming/$1.tar.gz"
+}
+
+finish() { # KEY PART: check, mark and name a runtime
+    "$2/bin/llama-server" --version >/dev/null 2>"$2/why" || {
+        tail -n 3 "$2/why" >&2
+        exit 5
+    }
+    rm -f "$2/why"
+    : >"$2/.complete"
+    old=$data/runtimes/llamacpp/$1
+    if [ -e "$old" ]; then rm -rf "$old.old" && mv "$old" "$old.old"; fi
+    mv "$2" "$old" && rm -rf "$old.old"
+}
+
+pack() { # KEY: make outgoing/KEY.tar.gz of an installed runtime and print its path
+    from=$data/runtimes/llamacpp/$1
+    [ -f "$from/.complete" ] || exit 1
+    mkdir -p "$data/outgoing"
+    to=$data/outgoing/$1.tar.gz
+    tar -czf "$to.$$" -C "$from" bin && mv "$to.$$" "$to" && echo "$to"
+}
+
+unpacked() { # KEY: the copy made by pack has been fetched
+    rm -f "$data/outgoing/$1.tar.gz"
+}
+
+# --- building, detached from the connection; build.sh does the work
+
+build() { # KEY JOBS SDIST SOURCE_FOLDER FLAGS…: begin, unless it is under way; stdin is build.sh
+    key=$1
+    command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || {
+        cat >/dev/null
+        echo "a C++ compiler" >&2
+        exit 4
+    }
+    folder=$data/builds/$key
+    mkdir -p "$folder" || exit 1
+    cat >"$folder/build.sh.part" || exit 1
+    if building "$folder"; then exit 0; fi
+    mv "$folder/build.sh.part" "$folder/build.sh"
+    rm -f "$folder/status"
+    : >"$folder/log"
+    shift
+    detached nice -n 10 sh "$folder/build.sh" "$data" "$key" "$@" >>"$folder/log"
+}
+
+building() {
+    pid=$(cat "$1/pid" 2>/dev/null) && [ -n "$pid" ] && runs "$pid" "$1/build.sh"
+}
+
+build_state() { # KEY OFFSET: `running|ended STATUS|lost`, then the log from byte OFFSET on
+    folder=$data/builds/$1
+    if [ -f "$folder/status" ]; then
+        echo "ended $(cat "$folder/status")"
+    elif building "$folder"; then
+        echo running
+    else
+        echo lost
+    fi
+    tail -c +"$(($2 + 1))" "$folder/log" 2>/dev/null
+}
+
+build_stop() { # KEY: end a build and all its compilers
+    folder=$data/builds/$1
+    if building "$folder"; then kill -TERM "$pid"; fi
+}
+
+# --- servers
+
+start() { # NAME MODE UNIT: put the folder that comes as a tar on stdin in place and start it
+    prepare || exit 1
+    folder=$data/servers/$1
+    new=$data/servers/.new-$1
+    rm -rf "$new"
+    mkdir -p "$new" && tar -xf - -C "$new" || exit 1
+    [ ! -d "$folder" ] || halt "$1" "$(cat "$folder/mode" 2>/dev/null)" "$3"
+    mkdir -p "$folder" || exit 1
+    rm -f "$folder/speed.json" "$folder/digest"
+    for file in run supervise.sh mode unit digest; do
+        if [ -f "$new/$file" ]; then mv "$new/$file" "$folder/$file" || exit 1; fi
+    done
+    rm -rf "$new"
+    if [ "$2" = systemd ]; then
+        units=$HOME/.config/systemd/user
+        mkdir -p "$units" && cp "$folder/unit" "$units/$3" || exit 1
+        systemctl --user daemon-reload && systemctl --user enable --now "$3"
+    else
+        detached sh "$folder/supervise.sh" "$folder" >/dev/null
+    fi
+}
+
+stop() { # NAME MODE UNIT: end a server and forget it; its log goes with it
+    folder=$data/servers/$1
+    [ -d "$folder" ] || exit 0
+    halt "$1" "$2" "$3"
+    rm -f "$folder/digest"
+    rm -rf "$folder"
+}
+
+halt() { # NAME MODE UNIT
+    if [ "$2" = systemd ]; then
+        systemctl --user disable --now "$3" || exit 1
+        rm -f "$HOME/.config/systemd/user/$3"
+        systemctl --user daemon-reload
+    fi
+    ended "$(cat "$folder/supervisor.pid" 2>/dev/null)" "$folder" 15
+    # a server whose supervisor was killed outlives it
+    ended "$(cat "$folder/server.pid" 2>/dev/null)" "$data/" 10
+    rm -f "$folder/supervisor.pid" "$folder/server.pid"
+    rm -rf "$folder/lock"
+}
+
+ended() { # PID WORD SECONDS: end a process whose command line holds WORD, KILL after SECONDS
+    if [ -z "$1" ] || ! runs "$1" "$2"; then return 0; fi
+    kill -TERM "$1" 2>/dev/null
+    tries=$(($3 * 5))
+    while runs "$1" "$2"; do
+        tries=$((tries - 1))
+        if [ "$tries" -le 0 ]; then
+            kill -KILL "$1" 2>/dev/null
+            sleep 0.2
+            return 0
+        fi
+        sleep 0.2
+    done
+}
+
+runs() { # PID WORD: does it live, with WORD in its command line? A recycled number does not count
+    kill -0 "$1" 2>/dev/null || return 1
+    case $(ps -ww -p "$1" -o stat= -o args= 2>/dev/null || tr '\0' ' ' <"/proc/$1/cmdline" 2>/dev/null) in
+        Z*) return 1 ;;
+        *"$2"*) return 0 ;;
+        *) return 1 ;;
+    esac
+}
+
+detached() { # COMMAND…: outlives the connection, in a session of its own where there is setsid
+    if command -v setsid >/dev/null; then
+        setsid "$@" </dev/null 2>&1 &
+    else
+        nohup "$@" </dev/null 2>&1 &
+    fi
+}
+
+speed() { # NAME: keep what was measured (stdin)
+    cat >"$data/servers/$1/speed.json.part" && mv "$data/servers/$1/speed.json.part" "$data/servers/$1/speed.json"
+}
+
+log() { # NAME LINES
+    tail -n "$2" "$data/servers/$1/log" 2>/dev/null
+}
+
+servers() { # names of the servers here
+    for folder in "$data/servers"/*/; do
+        if [ -d "$folder" ]; then basename "$folder"; fi
+    done
+}
+
+follow() { # NAME LINES: follow the log over rotations until the connection ends
+    exec tail -n "$2" -F "$data/servers/$1/log"
+}
+
+verb=$1
+data=$2
+shift 2
+"$verb" "$@"
