@@ -14,7 +14,7 @@ PYTHON := $(shell PATH="$${PATH$(HASH)$(CURDIR)/.venv/bin:}"; for each in python
 endif
 BIN := $(CURDIR)/.venv/bin
 export PATH := $(BIN):$(PATH):/usr/sbin:/sbin
-unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME
+unexport VIRTUAL_ENV PYTHONPATH PYTHONHOME PYTHONDONTWRITEBYTECODE
 
 LOCKS = @test -n "$(PYTHON)" || { echo "swarmctl needs Python 3.11 or newer, and no python3.11 or python3 here is." >&2; exit 1; }; \
   $(PYTHON) requirements/install.py

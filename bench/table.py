@@ -24,6 +24,8 @@ class Spent:
 
 def run(argv, *, environ=None, timeout=300.0, check=True):
     """Run a command to its end and say what it took."""
+    environ = {**(environ or os.environ)}
+    environ.pop("PYTHONDONTWRITEBYTECODE", None)  # it would have every start compile every module anew
     before = _children_cpu()
     start = time.perf_counter()
     done = subprocess.run([str(part) for part in argv], env=environ, timeout=timeout, check=False, text=True,
