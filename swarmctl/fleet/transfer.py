@@ -1,0 +1,182 @@
+"""Files to and from a host over plain commands: resumed, verified by SHA-256 on the host, put in place by rename.
+
+One exec channel and `cat` instead of SFTP: faster with paramiko (docs/hosts.md has the numbers), and it works where
+no SFTP server is installed. The scripts are POSIX sh without newline, backslash or exclamation mark, so that they pass
+through any login shell (fish, csh) as one quoted word.
+"""
+
+from __future__ import annotations
+
+import time
+from hashlib import sha256 as new_sha256
+from typing import TYPE_CHECKING, Protocol
+
+from swarmctl.errors import CommandFailed, DiskFull, SwarmError, TransferFailed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from swarmctl.fleet.remote import Completed
+
+CHUNK = 1 << 18
+SPARE = 1 << 20  # a filesystem filled to its last byte breaks more than this transfer
+
+#: $1 is the destination: prints the size of what is there, of its .part (-1 where there is none), and free bytes.
+LOOK = ('d=$(dirname -- "$1") && mkdir -p -- "$d" && for f in "$1" "$1.part"; do if [ -f "$f" ]; then wc -c < "$f"; '
+        'else echo -1; fi; done && df -Pk -- "$d" | tail -n 1 | tr -s " " | sed "s/%.*//; s/ [^ ]*$//; s/.* //"')
+APPEND = 'cat >> "$1.part"'
+START = 'cat > "$1.part"'
+DROP = 'rm -f -- "$1.part"'
+#: Prints the SHA-256 of $1.
+HASH = ('if command -v sha256sum >/dev/null 2>&1; then sha256sum < "$1"; elif command -v shasum >/dev/null 2>&1; '
+        'then shasum -a 256 < "$1"; else openssl dgst -sha256 -r < "$1"; fi')
+#: The bytes must be on the disk before the name says that they are.
+PLACE = '{ sync "$1.part" 2>/dev/null || sync; } && mv -f -- "$1.part" "$1"'
+
+
+class Executes(Protocol):
+    """What a transfer needs of a host: run a command with bytes going in and out as they come."""
+
+    host: str
+
+    def execute(self, argv: Sequence[str], *, timeout: float, source: Iterator[bytes] | None = None,
+                sink: Callable[[bytes], None] | None = None) -> Completed:
+        """Run to the end, whatever its status."""
+        ...
+
+
+def put(remote: Executes, local: Path, path: str, *, sha256: str, timeout: float,
+        progress: Callable[[int], None] | None = None) -> None:
+    """Copy `local` to `path` on the host. See `Remote.put`.
+
+    A .part that turns out to be of another file is dropped, and the copy starts again, once.
+    """
+    deadline = time.monotonic() + timeout
+    resumed = _put_once(remote, local, path, sha256, deadline, progress)
+    if resumed is None:
+        return
+    if resumed == 0 or _put_once(remote, local, path, sha256, deadline, progress) is not None:
+        raise TransferFailed(f"{path}: the bytes that arrived have not the SHA-256 {sha256[:12]}…", host=remote.host,
+                             hint=f"has {local} changed meanwhile? What arrived has been removed; try again")
+
+
+def get(remote: Executes, path: str, local: Path, *, timeout: float,
+        progress: Callable[[int], None] | None = None) -> None:
+    """Copy `path` of the host to `local`, through a temporary name."""
+    local.parent.mkdir(parents=True, exist_ok=True)
+    part = local.with_name(f"{local.name}.part")
+    there = 0
+    try:
+        with part.open("wb") as file:
+            def sink(data: bytes) -> None:
+                nonlocal there
+                there += file.write(data)
+                if progress:
+                    progress(there)
+
+            done = remote.execute(("cat", "--", path), timeout=timeout, sink=sink)
+        if done.exit_status != 0:
+            raise TransferFailed(f"cannot read {path}: {done.stderr.strip()}", host=remote.host)
+        part.replace(local)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _put_once(remote: Executes, local: Path, path: str, sha256: str, deadline: float,
+              progress: Callable[[int], None] | None) -> int | None:
+    """Copy; None where the file is there and right, else the offset from which the wrong bytes were resumed."""
+    size = _size(local)
+    there, part, free = _look(remote, path, deadline)
+    if there == size and _hash(remote, path, deadline) == sha256:
+        if progress:
+            progress(size)
+        return None
+    offset = part if 0 < part <= size else 0
+    missing = size - offset - (free + (part - offset if part > 0 else 0)) + SPARE
+    if missing > 0 and size > offset:
+        raise _disk_full(remote.host, path, size - offset, missing)
+    if offset < size or size == 0:
+        _send(remote, local, path, offset, deadline, progress)
+    if _hash(remote, f"{path}.part", deadline) != sha256:
+        _script(remote, DROP, path, deadline)
+        return offset
+    _check(remote, _script(remote, PLACE, path, deadline), path)
+    return None
+
+
+def _look(remote: Executes, path: str, deadline: float) -> tuple[int, int, int]:
+    done = _check(remote, _script(remote, LOOK, path, deadline), path)
+    there, part, *free = done.stdout.split()
+    known = free and free[0].isdigit()
+    return int(there), int(part), int(free[0]) * 1024 if known else 1 << 62
+
+
+def _hash(remote: Executes, path: str, deadline: float) -> str:
+    done = _check(remote, _script(remote, HASH, path, deadline), path)
+    return done.stdout.split()[0].lower()
+
+
+def _send(remote: Executes, local: Path, path: str, offset: int, deadline: float,
+          progress: Callable[[int], None] | None) -> None:
+    script = APPEND if offset else START
+    argv = ("sh", "-c", script, "sh", path)
+    done = remote.execute(argv, timeout=_left(deadline), source=_chunks(local, offset, progress))
+    if done.exit_status == 0:
+        return
+    size = _size(local)
+    _, part, free = _look(remote, path, deadline)
+    if free < size - max(part, 0):
+        _script(remote, DROP, path, deadline)
+        raise _disk_full(remote.host, path, size, size - max(part, 0) - free + SPARE)
+    raise TransferFailed(f"cannot write {path}: {done.stderr.strip()}", host=remote.host,
+                         hint="what arrived is kept: the next run resumes")
+
+
+def _chunks(local: Path, offset: int, progress: Callable[[int], None] | None) -> Iterator[bytes]:
+    with local.open("rb") as file:
+        file.seek(offset)
+        sent = offset
+        if progress:
+            progress(sent)
+        while data := file.read(CHUNK):
+            yield data
+            sent += len(data)
+            if progress:
+                progress(sent)
+
+
+def _script(remote: Executes, script: str, path: str, deadline: float) -> Completed:
+    return remote.execute(("sh", "-c", script, "sh", path), timeout=_left(deadline))
+
+
+def _check(remote: Executes, done: Completed, path: str) -> Completed:
+    if done.exit_status != 0:
+        raise CommandFailed(f"{path}: {done.stderr.strip() or 'the command failed'}", host=remote.host,
+                            exit_status=done.exit_status, stdout=done.stdout, stderr=done.stderr)
+    return done
+
+
+def _disk_full(host: str, path: str, need: int, missing: int) -> DiskFull:
+    return DiskFull(f"no room for {path}: {need / 1e6:,.1f} MB to write, {missing / 1e6:,.1f} MB too little",
+                    host=host, hint="free some space there, or choose another data_dir in the inventory")
+
+
+def _left(deadline: float) -> float:
+    return max(1.0, deadline - time.monotonic())
+
+
+def _size(local: Path) -> int:
+    try:
+        return local.stat().st_size
+    except OSError as exc:
+        raise SwarmError(f"cannot read {local}: {exc.strerror}") from exc
+
+
+def sha256_of(path: Path) -> str:
+    """The SHA-256 of a local file, in hexadecimal."""
+    digest = new_sha256()
+    with path.open("rb") as file:
+        while data := file.read(CHUNK):
+            digest.update(data)
+    return digest.hexdigest()
