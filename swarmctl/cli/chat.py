@@ -94,8 +94,9 @@ def _turn(context: Context, swarm: Swarm, talk: Talk, line: str) -> None:
         sink.end()
     show_footer(answered.exchange)
     talk.turns = [*answered.exchange.messages, Message("assistant", answered.exchange.answer)]
-    talk.asked = replace(talk.asked, previous=answered.exchange.id,
-                         conversation=answered.exchange.conversation)
+    row = answered.exchange
+    talk.asked = replace(talk.asked, previous=row.id, conversation=row.conversation,
+                         holder=(row.host, row.model))
 
 
 def _command(context: Context, talk: Talk, line: str) -> bool:

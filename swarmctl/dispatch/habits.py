@@ -36,7 +36,8 @@ def read_habits(paths: Paths, host: str, served: Served) -> Habits:
         raw = json.loads(_file(paths, host, served.server).read_text(encoding="utf-8"))
         if raw.pop("digest") != served.digest:
             return measured
-        return Habits(**raw)
+        lengths = {str(key): float(value) for key, value in raw.pop("answer_tokens").items()}
+        return Habits(**{key: float(value) for key, value in raw.items()}, answer_tokens=lengths)
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return measured
 
