@@ -55,6 +55,11 @@ def find(folder: Path, id_part: str) -> Found:
     raise _ambiguous(part, exchanges) if exchanges else _missing(part)
 
 
+def is_id(text: str) -> bool:
+    """Whether a text could be an id or the beginning or end of one."""
+    return SHORTEST_PART <= len(text) <= ID_LENGTH and set(text.lower()) <= set(CROCKFORD)
+
+
 def find_exchange(folder: Path, id_part: str) -> Record:
     """The record of the exchange whose id is, begins or ends with `id_part`. Raises as `find` does."""
     return find(folder, id_part).exchange
@@ -143,7 +148,7 @@ def _messages(record: Record) -> tuple[Message, ...]:
 
 def _checked(id_part: str) -> str:
     part = id_part.strip().lower()
-    if not SHORTEST_PART <= len(part) <= ID_LENGTH or set(part) - set(CROCKFORD):
+    if not is_id(part):
         raise UsageError(f"{id_part!r} is not an id", hint=(
             f"an id has {ID_LENGTH} letters and digits; its first or last {SHORTEST_PART} or more will do\n"
             "`swarmctl log list` shows them"))

@@ -1,9 +1,9 @@
 """The ledger: a DuckDB file made from the journal, for questions that scanning lines would not answer.
 
 One process may hold a DuckDB file for writing, and then even a read-only open fails in every other. So each
-use is connect to close under a lock on `ledger.lock` (shared for readers), waited for with a bound. The journal
-is the truth: `sync` reads what was appended since the last time, in one transaction; `rebuild` makes the file
-anew.
+use is connect to close under a lock on `ledger.lock` (shared for readers), waited for with a bound. The
+journal is the truth: `sync` reads what was appended since the last time, in one transaction; `rebuild` makes
+the file anew.
 """
 
 from __future__ import annotations
@@ -48,13 +48,15 @@ class Synced:
 
 
 @contextmanager
-def open_ledger(paths: Paths, *, read_only: bool = False, wait: float = WAIT) -> Iterator[Any]:
-    """A DuckDB connection, locked until the block ends. `read_only` is sealed off from other files too.
+def open_ledger(paths: Paths, *, read_only: bool = False, sealed: bool = True,
+                wait: float = WAIT) -> Iterator[Any]:
+    """A DuckDB connection, locked until the block ends. A `sealed` reader cannot reach any other file either.
 
     Raises LockBusy when others hold it for longer than `wait` seconds, LedgerError for what DuckDB raises.
     """
     with _locked(paths, shared=read_only, wait=wait), translated(paths), _umask():
-        connection = _connect(paths.ledger, SEALED if read_only else OFFLINE, read_only=read_only)
+        config = SEALED if read_only and sealed else OFFLINE
+        connection = _connect(paths.ledger, config, read_only=read_only)
         try:
             if not read_only:
                 migrate(connection)
