@@ -1,7 +1,7 @@
 """What one host is and has, as one survey saw it. Discovered, never typed in. Pure data and parsing.
 
-`fleet/probe.sh` prints sections over one SSH round trip; `parse_facts` turns that text into `Facts`. Sizes are bytes,
-times seconds. A fact that could not be had is None or empty, never a guess.
+`fleet/probe.sh` prints sections over one SSH round trip; `parse_facts` turns that text into `Facts`. Sizes
+are bytes, times seconds. A fact that could not be had is None or empty, never a guess.
 """
 
 from swarmctl.facts.parse import parse_facts

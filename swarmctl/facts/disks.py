@@ -11,7 +11,8 @@ from swarmctl.facts.seen import Disk
 if TYPE_CHECKING:
     from swarmctl.facts.sections import Sections
 
-DF = re.compile(r"(.+?)\s+([0-9]{1,18})\s+-?[0-9]{1,18}\s+(-?[0-9]{1,18})\s+(?:[0-9]{1,9}%|-)\s+(/.*)", re.ASCII)
+DF = re.compile(r"(.+?)\s+([0-9]{1,18})\s+-?[0-9]{1,18}\s+(-?[0-9]{1,18})\s+(?:[0-9]{1,9}%|-)\s+(/.*)",
+                re.ASCII)
 
 
 def data_disk(sections: Sections, data_dir: str) -> tuple[Disk, tuple[str, ...]]:
@@ -25,7 +26,8 @@ def data_disk(sections: Sections, data_dir: str) -> tuple[Disk, tuple[str, ...]]
             spins = [other.rotational for other in real_disks(sections, "") if other.path == disk.path]
             return replace(disk, rotational=spins[0] if spins else None), tuple(problems)
     said = next((line for line in lines if "unwritable" not in line), "no answer")
-    return Disk(data_dir, "", None, 0, 0), (f"the free space at {data_dir} is unknown: df said {said!r}", *problems)
+    unknown = f"the free space at {data_dir} is unknown: df said {said[:200]!r}"
+    return Disk(data_dir, "", None, 0, 0), (unknown, *problems)
 
 
 def real_disks(sections: Sections, home: str) -> tuple[Disk, ...]:
@@ -37,8 +39,9 @@ def real_disks(sections: Sections, home: str) -> tuple[Disk, ...]:
         if word == "disk":
             spins, _, row = rest.partition(" ")
             disk = _disk(row, sections, {"0": False, "1": True}.get(spins))
-            last = disk.path if disk and not any(disk.device == other.device for other in found.values()) else None
-            if disk and last:
+            last = None
+            if disk and not any(disk.device == other.device for other in found.values()):
+                last = disk.path
                 found[last] = disk
         elif word == "writable" and last and found[last].writable is None:
             found[last] = replace(found[last], writable=rest)
@@ -57,7 +60,8 @@ def _disk(row: str, sections: Sections, rotational: bool | None) -> Disk | None:
     if match is None:
         return None
     device, size, free, path = match.groups()
-    return Disk(path, device, _filesystem(sections, path), int(size) * 1024, max(0, int(free)) * 1024, rotational)
+    kind = _filesystem(sections, path)
+    return Disk(path, device, kind, int(size) * 1024, max(0, int(free)) * 1024, rotational)
 
 
 def _filesystem(sections: Sections, path: str) -> str | None:

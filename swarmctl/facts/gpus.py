@@ -1,6 +1,7 @@
-"""Accelerators: NVIDIA through nvidia-smi, AMD through sysfs and rocm-smi, Apple through sysctl, others by PCI class.
+"""Accelerators: NVIDIA by nvidia-smi, AMD by sysfs and rocm-smi, Apple by sysctl, others by PCI class.
 
-A card that the PCI bus shows but no driver serves is listed with its `problem`, so that nobody wonders where it went.
+A card that the PCI bus shows but no driver serves is listed with its `problem`, so that nobody wonders where
+it went.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from swarmctl.facts.sections import Sections
 
 MIB = 2**20
-VENDORS: dict[str, Literal["nvidia", "amd", "intel"]] = {"0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
+VENDORS: dict[str, Literal["nvidia", "amd", "intel"]] = {
+    "0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 
 
 def gpus_seen(sections: Sections, cpu_model: str, memory: int) -> tuple[tuple[Gpu, ...], tuple[str, ...]]:
@@ -133,7 +135,8 @@ def _kfd(sections: Sections) -> dict[int, str]:
 
 
 def _intel(sections: Sections) -> list[Gpu]:
-    return [Gpu("intel", f"Intel GPU {card.split()[2].removeprefix('0x')}", None) for card in _pci(sections, "intel")]
+    return [Gpu("intel", f"Intel {card.split()[2].removeprefix('0x')}", None)
+            for card in _pci(sections, "intel")]
 
 
 def _pci(sections: Sections, vendor: str) -> list[str]:

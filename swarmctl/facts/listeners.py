@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 from swarmctl.facts.sections import number
@@ -58,14 +59,16 @@ def _with_holder(listener: Listener, held: dict[int, tuple[str, str]]) -> Listen
 
 
 def _ss(line: str, names: dict[str, str], /) -> Listener | None:
-    """LISTEN 0 128 127.0.0.1:8090 0.0.0.0:* users:(("llama-server",pid=7,fd=3)) uid:1000 ino:… (no uid means root)."""
+    """LISTEN 0 128 127.0.0.1:8090 0.0.0.0:* users:(("llama-server",pid=7,fd=3)) uid:1000 ino:… (root: no
+    uid)."""
     words = line.split()
     if len(words) < 5 or words[0] != "LISTEN":
         return None
     holder = HOLDER.search(line)
     owner = re.search(r"\buid:([0-9]{1,10})", line)
     uid = owner[1] if owner else "0"
-    return _listener(words[3], int(holder[2]) if holder else None, names.get(uid, uid), holder[1] if holder else None)
+    pid, command = (int(holder[2]), holder[1]) if holder else (None, None)
+    return _listener(words[3], pid, names.get(uid, uid), command)
 
 
 def _lsof(line: str, _names: dict[str, str], /) -> Listener | None:
@@ -92,17 +95,7 @@ def _proc(line: str, names: dict[str, str], /) -> Listener | None:
         return None
     raw, _, port = words[1].partition(":")
     data = b"".join(bytes.fromhex(raw[at:at + 8])[::-1] for at in range(0, len(raw), 8))
-    if len(data) == 4:
-        address = ".".join(str(byte) for byte in data)
-    else:
-        address = "[" + _ipv6(data) + "]"
-    return _listener(f"{address}:{int(port, 16)}", None, names.get(words[7], words[7]), None)
-
-
-def _ipv6(data: bytes) -> str:
-    from ipaddress import IPv6Address
-
-    return str(IPv6Address(data))
+    return _listener(f"[{ip_address(data)}]:{int(port, 16)}", None, names.get(words[7], words[7]), None)
 
 
 def _listener(where: str, pid: int | None, user: str | None, command: str | None) -> Listener | None:

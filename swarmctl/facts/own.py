@@ -1,4 +1,4 @@
-"""What swarmctl itself keeps on a host: builds, blobs, servers. A pid counts only if it is alive and still ours."""
+"""What swarmctl itself keeps on a host: builds, blobs, servers. A pid counts only while it is still ours."""
 
 from __future__ import annotations
 
@@ -52,8 +52,11 @@ def _server(group: dict[str, str], data_dir: str) -> ServerSeen:
     pid, parent, arguments = _process(group.get("server.pid", ""))
     if not (supervisor is not None and parent == supervisor) and not _mentions(arguments, data_dir):
         pid = None
-    return ServerSeen(group["name"], group.get("digest", ""), supervisor, pid, number(group.get("restarts", "")) or 0,
-                      "systemd" if group.get("mode") == "systemd" else "own", _speed(group.get("speed.json", "")))
+    return ServerSeen(
+        name=group["name"], spec=group.get("digest", ""), supervisor=supervisor, pid=pid,
+        restarts=number(group.get("restarts", "")) or 0,
+        mode="systemd" if group.get("mode") == "systemd" else "own",
+        speed=_speed(group.get("speed.json", "")))
 
 
 def _process(text: str) -> tuple[int | None, int | None, str]:

@@ -1,4 +1,4 @@
-"""The probe's text → Facts. Judgement lives here, not in the shell script: the script only quotes what it sees."""
+"""The probe's text → Facts. Judgement lives here: the shell script only quotes what it sees."""
 
 from __future__ import annotations
 
@@ -23,6 +23,8 @@ from swarmctl.facts.sections import number, pairs, split_sections
 
 #: What a longer answer could hold is noise; 300 servers and 5,000 blobs are under 2 MB.
 LONGEST = 16_000_000
+VERSION_MARKS = {"nvcc": ("release ",), "hipcc": ("HIP version: ",),
+                 "ollama": ("client version is ", "version is ")}
 
 
 def parse_facts(text: str) -> Facts:
@@ -32,10 +34,10 @@ def parse_facts(text: str) -> Facts:
     """
     sections = split_sections(text[:LONGEST])
     if sections is None:
-        raise SwarmError("its answer to the survey is not one", hint="does its login shell print or run something "
-                         "else? `ssh HOST sh -c 'echo ok'` should print ok and nothing more")
+        raise SwarmError("its answer to the survey is none",
+                         hint="does its login shell run something else? `ssh HOST echo ok` should print ok")
     if "end" not in sections:
-        raise SwarmError("its answer to the survey was cut off", hint="run it again; the connection may be poor")
+        raise SwarmError("its answer to the survey was cut off", hint="run it again")
     return _facts(sections)
 
 
@@ -54,10 +56,12 @@ def _facts(sections: Sections) -> Facts:
         machine=host["machine"], user=host["user"], uid=number(host["uid"]) or 0, home=host["home"],
         data_dir=host["data_dir"], cpu=cpu, memory=memory.total, memory_available=memory.available,
         swap_used=memory.swap_used, disk=disk, os_name=_os_name(sections), libc=_libc(sections),
-        clock=float(number(host.get("clock", "")) or 0), uptime=_uptime(host), disks=real_disks(sections, host["home"]),
-        gpus=gpus, tools=tools, tool_paths=paths, listeners=listeners_seen(sections, host["user"], host["uid"]),
-        runtimes=runtimes_seen(sections), blobs=blobs_seen(sections), servers=servers_seen(sections, host["data_dir"]),
-        ollama=tools.get("ollama"), systemd_user=_systemd_user(sections), problems=(*problems, *disk_problems),
+        clock=float(number(host.get("clock", "")) or 0), uptime=_uptime(host),
+        disks=real_disks(sections, host["home"]), gpus=gpus, tools=tools, tool_paths=paths,
+        listeners=listeners_seen(sections, host["user"], host["uid"]), runtimes=runtimes_seen(sections),
+        blobs=blobs_seen(sections), servers=servers_seen(sections, host["data_dir"]),
+        ollama=tools.get("ollama"), systemd_user=_systemd_user(sections),
+        problems=(*problems, *disk_problems),
     )
 
 
@@ -105,8 +109,7 @@ def _tools(sections: Sections) -> tuple[dict[str, str], dict[str, str]]:
 
 def _told(tool: str, text: str) -> str:
     """The part of a tool's words that holds its version: nvcc and hipcc begin with dates and names."""
-    for mark in {"nvcc": ("release ",), "hipcc": ("HIP version: ",), "ollama": ("client version is ", "version is ")
-                 }.get(tool, ()):
+    for mark in VERSION_MARKS.get(tool, ()):
         if mark in text:
             return text.partition(mark)[2]
     return text

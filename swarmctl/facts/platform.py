@@ -10,7 +10,8 @@ if TYPE_CHECKING:
 
 
 def platform_key(facts: Facts) -> str:
-    """Name what a native build depends on: system, machine, libc and CPU features, e.g. linux-x86_64-glibc2.36-1f3a90c2.
+    """Name what a native build depends on: system, machine, libc and CPU features, e.g.
+    linux-x86_64-glibc2.36-1f3a90c2.
 
     Equal keys mean that a build made on one host runs on the other.
     """

@@ -1,4 +1,4 @@
-"""CPU and memory, as this user may use them: affinity and cgroup quotas count, in both versions of cgroups."""
+"""CPU and memory as this user may use them: affinity and cgroup quotas count, of both versions of cgroups."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from swarmctl.facts.sections import Sections
 
 #: What llama.cpp's ggml compiles for (ggml/src/ggml-cpu/CMakeLists.txt), by the names Linux and macOS use.
-X86 = ("sse4_2", "avx", "avx2", "fma", "f16c", "bmi2", "avx_vnni", "avx512f", "avx512cd", "avx512vl", "avx512dq",
-       "avx512bw", "avx512vbmi", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
+X86 = ("sse4_2", "avx", "avx2", "fma", "f16c", "bmi2", "avx_vnni", "avx512f", "avx512cd", "avx512vl",
+       "avx512dq", "avx512bw", "avx512vbmi", "avx512_vnni", "avx512_bf16", "amx_tile", "amx_int8", "amx_bf16")
 FEATURES = {name: name for name in X86} | {
     "asimd": "neon", "asimddp": "dotprod", "asimdhp": "fp16", "i8mm": "i8mm", "bf16": "bf16", "sve": "sve",
     "sve2": "sve2", "sme": "sme",
@@ -44,8 +44,8 @@ def cpu_seen(sections: Sections) -> Cpu:
     threads = max(1, min(threads, int(quota))) if quota is not None else max(1, threads)
     cores = number(told.get("cores", "")) or number(said.get("hw.physicalcpu", "")) or number(
         told.get("present", "")) or threads
-    model = said.get("model name") or said.get("machdep.cpu.brand_string") or said.get("Model name") or said.get(
-        "Model") or ""
+    names = ("model name", "machdep.cpu.brand_string", "Model name", "Model")
+    model = next((said[key] for key in names if said.get(key)), "")
     return Cpu(re.sub(r"\s+", " ", model), threads, max(1, min(cores, threads)), _features(said))
 
 

@@ -8,7 +8,8 @@ Sections = dict[str, list[str]]
 
 
 def split_sections(text: str) -> Sections | None:
-    """Lines by section name; None where the probe never began. Lines after the end, and before the start, are noise."""
+    """Lines by section name; None where the probe never began. Lines after the end, and before the start, are
+    noise."""
     start = re.search(r"^swarmctl-probe 1 ([0-9-]{1,64})\r?$", text, re.MULTILINE)
     if start is None:
         return None

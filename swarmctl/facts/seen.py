@@ -1,4 +1,5 @@
-"""What a survey found, as frozen data. Sizes are bytes, times seconds; what could not be had is None or empty."""
+"""What a survey found, as frozen data. Sizes are bytes, times seconds; what could not be had is None or
+empty."""
 
 from __future__ import annotations
 
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
 class Cpu:
     """`threads` are logical CPUs this user may run on (cgroup and affinity respected), `cores` physical ones.
 
-    `features` are those llama.cpp compiles for (avx2, avx512f, f16c, fma, amx_int8, neon, dotprod, sve …), sorted.
+    `features` are those llama.cpp compiles for (avx2, avx512f, f16c, fma, amx_int8, neon, dotprod, sve …),
+    sorted.
     """
 
     model: str
@@ -54,7 +56,7 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A TCP port somebody listens on. `exposed` when bound to other than loopback; pid and user where visible."""
+    """A TCP port somebody listens on; `exposed` beyond loopback. pid, user and command where visible."""
 
     address: str
     port: int
@@ -85,8 +87,8 @@ class BlobSeen:
 class Speed:
     """What `up` measured of a server, kept on the host in servers/<name>/speed.json (one line, these keys).
 
-    `prefill` and `decode` are tokens per second; `overhead` is the seconds of a request that are neither, `load` the
-    seconds from start to the first token.
+    `prefill` and `decode` are tokens per second; `overhead` is the seconds of a request that are neither,
+    `load` the seconds from start to the first token.
     """
 
     prefill: float
@@ -99,8 +101,8 @@ class Speed:
 class ServerSeen:
     """A server under data_dir/servers/<name>/. `spec` is the hash of what was asked for when it was started.
 
-    `supervisor` is the pid of the live supervisor or None; `pid` that of the live server; `restarts` since start.
-    `mode` is `systemd` or `own`. `speed` is None until `up` measured it.
+    `supervisor` is the pid of the live supervisor or None; `pid` that of the live server; `restarts` since
+    start. `mode` is `systemd` or `own`. `speed` is None until `up` measured it.
     """
 
     name: str

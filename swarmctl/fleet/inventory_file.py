@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 
 def read_inventory(path: Path) -> Inventory:
-    """Read and parse an inventory. `ssh_config`, `airgap` and models' file sources come back as absolute paths.
+    """Read and parse an inventory. `ssh_config`, `airgap` and models' file sources come back as absolute
+    paths.
 
     Raises InventoryError where the file is missing, unreadable, not UTF-8, or wrong.
+
     """
     inventory = parse_inventory(decode(_bytes(path), str(path)), str(path))
     folder = path.absolute().parent

@@ -19,7 +19,8 @@ SURVEY_TIMEOUT = 30.0
 
 
 def survey(remote: Remote, host: Host, *, timeout: float = SURVEY_TIMEOUT) -> Facts:
-    """Ask a host what it is and has. One `remote.run`; raises RemoteErrors, and SwarmError on an answer that is none."""
+    """Ask a host what it is and has. One `remote.run`; raises RemoteErrors, and SwarmError on an answer that
+    is none."""
     ports = sorted({str(port) for port in placement_ports(host)})
     done = remote.run(("sh", "-s", "--", host.data_dir, *ports), timeout=timeout, stdin=_probe())
     try:

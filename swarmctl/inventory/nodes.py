@@ -1,7 +1,8 @@
 """YAML text as a small tree that remembers lines, built within bounds.
 
-Scalars keep their text, so `no`, `on` and `12:30` stay what was typed instead of what YAML 1.1 makes of them. Anchors,
-aliases and `<<` work; nothing can refer to itself, and text, depth and node count are bounded before anything is walked.
+Scalars keep their text, so `no`, `on` and `12:30` stay what was typed instead of what YAML 1.1 makes of them.
+Anchors, aliases and `<<` work; nothing can refer to itself, and text, depth and node count are bounded before
+anything is walked.
 """
 
 from __future__ import annotations
@@ -66,7 +67,8 @@ def compose(text: str) -> Node | None:
 
 
 class _Builder:
-    """Folds the parser's events, which come without recursion, into nodes. A stack holds the open collections."""
+    """Folds the parser's events, which come without recursion, into nodes. A stack holds the open
+    collections."""
 
     def __init__(self, text: str) -> None:
         self.lines = text.split("\n")
@@ -78,7 +80,7 @@ class _Builder:
     def document(self) -> Node | None:
         for count, event in enumerate(self._events()):
             if count > MOST_NODES:
-                raise Unreadable(f"more than {MOST_NODES:,} values; no inventory needs that", self._line(event))
+                raise Unreadable(f"more than {MOST_NODES:,} values", self._line(event))
             self._take(event)
         return self.roots[0] if self.roots else None
 

@@ -1,7 +1,7 @@
 """YAML text → Inventory, or every problem at once.
 
-`reading` walks the nodes against the table in `shape` and leaves out what is wrong; `sense` looks at what remains for
-contradictions between entries. Only a text without problems becomes dataclasses.
+`reading` walks the nodes against the table in `shape` and leaves out what is wrong; `sense` looks at what
+remains for contradictions between entries. Only a text without problems becomes dataclasses.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from swarmctl.inventory.reading import Problem
 
 MOST_SHOWN = 50
-HINT = "`swarmctl inventory schema` prints the JSON Schema for your editor; docs/inventory.md explains every key"
+PLAIN = ("ssh_config", "airgap", "value_of_time", "cost_of_bad_answer")
+HINT = "docs/inventory.md explains every key; `swarmctl inventory schema` prints a schema for your editor"
 
 
 def parse_inventory(text: str, source: str) -> Inventory:
@@ -56,10 +57,15 @@ def _inventory(raw: dict[str, Any], source: str) -> Inventory:
     energy = raw.get("energy", {})
     return Inventory(
         hosts=tuple(_host(name, entry, energy) for name, entry in raw["hosts"].items()),
-        models={name: ModelWish(name=name, **entry) for name, entry in raw.get("models", {}).items()},
+        models={name: _model(name, entry) for name, entry in raw.get("models", {}).items()},
         source=source,
-        **{key: raw[key] for key in ("ssh_config", "airgap", "value_of_time", "cost_of_bad_answer") if key in raw},
+        **{key: raw[key] for key in PLAIN if key in raw},
     )
+
+
+def _model(name: str, raw: Mapping[str, Any]) -> ModelWish:
+    hashed = {"sha256": raw["sha256"].lower()} if "sha256" in raw else {}
+    return ModelWish(name=name, **{**raw, **hashed})
 
 
 def _host(name: str, raw: Mapping[str, Any], energy: Mapping[str, Any]) -> Host:
@@ -69,4 +75,5 @@ def _host(name: str, raw: Mapping[str, Any], energy: Mapping[str, Any]) -> Host:
     if "roles" in raw:
         plain["roles"] = tuple(raw["roles"])
     return Host(name=name, ssh=raw.get("ssh", name), llamacpp=llamacpp, models=placements,
-                limits=Limits(**raw.get("limits", {})), energy=Energy(**{**energy, **raw.get("energy", {})}), **plain)
+                limits=Limits(**raw.get("limits", {})),
+                energy=Energy(**energy | raw.get("energy", {})), **plain)

@@ -1,7 +1,7 @@
 """Walks YAML nodes against the table of keys: values out, problems noted, nothing raised.
 
-Scalars are read by YAML 1.2's core rules, as editors with the JSON Schema do, except that a plain `no`, `on` or `12:30`
-is text wherever text is wanted.
+Scalars are read by YAML 1.2's core rules, as editors with the JSON Schema do, except that a plain `no`, `on`
+or `12:30` is text wherever text is wanted.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ MERGE_DEPTH = 8
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 NULLS = ("", "~", "null", "Null", "NULL")
+FLOAT = re.compile(r"[-+]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][-+]?[0-9]{1,3})?")
 TRUTHS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 
@@ -70,7 +71,7 @@ class Reader:
         self._visits += 1
         if self._visits > MOST_VISITS:
             return WRONG if self._visits > MOST_VISITS + 1 else self._wrong(
-                node, (), f"more than {MOST_VISITS:,} values once aliases are followed; no inventory needs that")
+                node, (), f"more than {MOST_VISITS:,} values once aliases are followed")
         self.lines[path] = node.line
         match kind:
             case Record():
@@ -112,8 +113,9 @@ class Reader:
         for name, value in self._pairs(node, path):
             here = (*path, name.text)
             if name.text in kind.refused:
-                instead = OWNED_FLAGS[name.text]
-                self._wrong(name, here, "swarmctl sets this itself; " + (f"use {instead}" if instead else "leave it out"))
+                instead = OWNED_FLAGS.get(name.text)
+                then = f"use {instead}" if instead else "leave it out"
+                self._wrong(name, here, f"swarmctl sets this itself; {then}")
             elif not _fits(name.text, kind.key):
                 self._wrong(name, here, f"not {kind.key.what}; write e.g. {kind.key.example}")
             elif (got := self.read(value, kind.item, here)) is not WRONG:
@@ -126,7 +128,7 @@ class Reader:
         if _is_nothing(node) and not kind.least:
             return []
         if not isinstance(node, Sequence):
-            return self._wrong(node, path, f"expected {kind.what}, found {found(node)}; write e.g. {kind.example}")
+            return self._wrong(node, path, _unlike(node, kind))
         read = [self.read(item, kind.item, (*path, index)) for index, item in enumerate(node.items)]
         values = [value for value in read if value is not WRONG]
         if len(read) < kind.least:
@@ -148,7 +150,8 @@ class Reader:
             if name.text == "<<" and name.plain:
                 continue
             if name.text in seen:
-                self._wrong(name, (*path, name.text), f"written twice (first on line {seen[name.text]}); keep one")
+                first = seen[name.text]
+                self._wrong(name, (*path, name.text), f"written twice (first on line {first}); keep one")
                 continue
             seen[name.text] = name.line
             yield name, value
@@ -198,7 +201,11 @@ def found(node: Node) -> str:
         return "a list"
     if _is_nothing(node):
         return "nothing"
-    return node.text if node.plain and _core(node) is not node.text and len(node.text) < 40 else _quoted(node.text)
+    return node.text if not isinstance(_core(node), str) else _quoted(node.text)
+
+
+def _unlike(node: Node, kind: Listing) -> str:
+    return f"expected {kind.what}, found {found(node)}; write e.g. {kind.example}"
 
 
 def _typed(node: Scalar, kind: Text | Whole | Number | Size | Choice | Value) -> Any:  # noqa: ANN401
@@ -207,7 +214,8 @@ def _typed(node: Scalar, kind: Text | Whole | Number | Size | Choice | Value) ->
         case Text():
             return value if isinstance(value, str) and _fits(value, kind) else WRONG
         case Whole():
-            return value if type(value) is int and kind.least <= value <= kind.most else WRONG
+            whole = int(value) if isinstance(value, float) and value.is_integer() else value
+            return whole if type(whole) is int and kind.least <= whole <= kind.most else WRONG
         case Number():
             return float(value) if _is_number(value) and kind.least <= value <= kind.most else WRONG
         case Choice():
@@ -215,20 +223,17 @@ def _typed(node: Scalar, kind: Text | Whole | Number | Size | Choice | Value) ->
         case Size():
             return _size(value, kind)
         case Value():
-            return WRONG if value is None or (isinstance(value, str) and not _fits(value, FLAG_TEXT)) else value
-
-
-FLAG_TEXT = Text("text", "q8_0")
+            return value if not isinstance(value, str | None) or _fits(value or "", kind.text) else WRONG
 
 
 def _size(value: Any, kind: Size) -> Any:  # noqa: ANN401
     if type(value) is int:
-        return value if 0 < value <= 2**60 else WRONG
+        return value if 0 < value <= kind.most else WRONG
     if not isinstance(value, str) or not re.search(kind.pattern, value):
         return WRONG
     number, unit = re.findall(r"^([0-9.]+) ?([KMGT]?i?)B$", value)[0]
     size = int(float(number) * UNITS[unit])
-    return size if 0 < size <= 2**60 else WRONG
+    return size if size <= kind.most else WRONG
 
 
 def _is_number(value: Any) -> TypeGuard[int | float]:  # noqa: ANN401
@@ -245,19 +250,9 @@ def _core(node: Scalar) -> str | int | float | bool | None:
         return TRUTHS[node.text]
     if re.fullmatch(r"[-+]?(0|[1-9][0-9]{0,18})", node.text):
         return int(node.text)
-    if re.fullmatch(r"[-+]?[0-9]{0,18}(\.[0-9]{0,18})?([eE][-+]?[0-9]{1,3})?", node.text) and _float(node.text) is not None:
-        return _float(node.text)
+    if FLOAT.fullmatch(node.text) and isfinite(float(node.text)):
+        return float(node.text)
     return node.text
-
-
-def _float(text: str) -> float | None:
-    if not re.search(r"[.eE]", text) or not re.search(r"[0-9]", text):
-        return None
-    try:
-        value = float(text)
-    except ValueError:
-        return None
-    return value if isfinite(value) else None
 
 
 def _is_nothing(node: Node) -> bool:
@@ -274,7 +269,7 @@ def _instead(node: Node, kind: Text | Whole | Number | Size | Choice | Value) ->
     if isinstance(kind, Choice):
         return f"{_meant(text, kind.words)}; one of {', '.join(kind.words)}"
     if isinstance(node, Scalar):
-        if isinstance(kind, Text) and node.plain and not isinstance(_core(node), str) and _fits(text, kind) and text:
+        if isinstance(kind, Text) and text and not isinstance(_core(node), str) and _fits(text, kind):
             return f'; write it in quotes: "{text}"'
         bare = Scalar(re.sub(r"^0+(?=[0-9])|[_,]", "", text), True, node.line)
         if isinstance(kind, Whole | Number) and bare.text != text and _typed(bare, kind) is not WRONG:

@@ -1,4 +1,5 @@
-"""Contradictions between entries that are each well-formed: unknown models, ports that meet, watts that cannot be."""
+"""Contradictions between entries that are each well-formed: unknown models, ports that meet, watts that
+cannot be."""
 
 from __future__ import annotations
 
@@ -37,7 +38,7 @@ def _line(lines: Mapping[Path, int], path: Path) -> int:
 def _unhashed(models: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     for name, model in models.items():
         if model.get("source", "").startswith("https://") and "sha256" not in model:
-            yield ("models", name, "source"), "a download needs its sha256; add sha256: with the publisher's hash"
+            yield ("models", name, "source"), "a download needs sha256: with the publisher's hash"
 
 
 def _unknown_models(hosts: Mapping[str, Any], known: set[str]) -> Iterator[tuple[Path, str]]:
@@ -53,7 +54,7 @@ def _unknown_models(hosts: Mapping[str, Any], known: set[str]) -> Iterator[tuple
                     f"there are {', '.join(sorted(known)[:10])}" if known else "there are no models yet")
                 yield ("hosts", host, "models", index), f"no model {name} under models; {there}"
             elif name in seen:
-                yield ("hosts", host, "models", index), f"{name} is placed twice on this host; raise its parallel instead"
+                yield ("hosts", host, "models", index), f"{name} is placed twice; raise its parallel instead"
             seen.add(name)
 
 
@@ -68,7 +69,7 @@ def _shared_ports(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
                 yield path, f"would listen on port {port}; give llamacpp a lower port"
             other = taken.setdefault((entry.get("ssh", host), port), field_name(path))
             if other != field_name(path):
-                yield path, f"port {port} of this machine is already taken by {other}; give one of them another port"
+                yield path, f"port {port} of this machine is taken by {other}; give one another port"
 
 
 def _shared_folders(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
@@ -77,11 +78,11 @@ def _shared_folders(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
         folder = entry.get("data_dir", DEFAULT_DATA_DIR).rstrip("/")
         other = taken.setdefault((entry.get("ssh", host), folder), host)
         if other != host:
-            yield ("hosts", host), f"the same machine and data_dir as {other}; merge the two or give one another data_dir"
+            yield ("hosts", host), f"same machine and data_dir as {other}; merge them or change one data_dir"
 
 
 def _watts(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     for host, entry in hosts.items():
         energy = entry.get("energy", {})
         if energy.get("idle_watts", 0) > energy.get("load_watts", float("inf")):
-            yield ("hosts", host, "energy", "load_watts"), "less than idle_watts; a machine draws more under load"
+            yield ("hosts", host, "energy", "load_watts"), "less than idle_watts; swap the two?"

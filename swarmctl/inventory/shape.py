@@ -1,7 +1,7 @@
 """Every key an inventory may have: its type, bounds, default and meaning, once.
 
-The parser walks this table, the JSON Schema and docs/inventory.md are printed from it, so the three cannot drift.
-Patterns mean the same in Python's `re` and in ECMA 262 (JSON Schema), and are anchored.
+The parser walks this table, the JSON Schema and docs/inventory.md are printed from it, so the three cannot
+drift. Patterns mean the same in Python's `re` and in ECMA 262 (JSON Schema), and are anchored.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from dataclasses import dataclass
 
 from swarmctl.inventory.wishes import BACKENDS, DEFAULT_DATA_DIR, DEFAULT_PORT, ROLES
 
-#: llama-server options that swarmctl sets itself, with what to write instead (empty: nothing, it is not negotiable).
+#: llama-server options that swarmctl sets itself, with what to write instead (empty: there is no say in it).
 OWNED_FLAGS = {
-    "host": "", "port": "`port` of the placement or of llamacpp", "model": "`models`", "model-url": "`source`",
-    "hf-repo": "`source`", "hf-file": "`source`", "hf-token": "`source`", "docker-repo": "`source`",
-    "models-dir": "`models`", "models-preset": "`models`", "alias": "the model's name", "ctx-size": "`context`",
+    "host": "", "port": "`port`", "model": "`models`", "model-url": "`source`", "hf-repo": "`source`",
+    "hf-file": "`source`", "hf-token": "`source`", "docker-repo": "`source`", "models-dir": "`models`",
+    "models-preset": "`models`", "alias": "the model's name", "ctx-size": "`context`",
     "parallel": "`parallel`", "api-key": "", "api-key-file": "", "api-prefix": "", "ssl-key-file": "",
     "ssl-cert-file": "", "log-file": "", "log-disable": "", "slots": "", "no-slots": "", "reuse-port": "",
 }
@@ -58,7 +58,8 @@ class Size:
 
     what: str
     example: str
-    pattern: str = r"^[0-9]{1,15}(\.[0-9]{1,6})? ?([KMGT]i?)?B$"
+    pattern: str = r"^[0-9]{0,14}[1-9][0-9]{0,14}(\.[0-9]{1,6})? ?([KMGT]i?)?B$"
+    most: int = MOST
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +76,7 @@ class Value:
 
     what: str
     example: str
+    text: Text = Text("text", "q8_0")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +103,8 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """A mapping with known keys. `short` names the key that a bare scalar stands for; `nothing` allows an empty one."""
+    """A mapping with known keys. `short` names the key that a bare scalar stands for; `nothing` allows an
+    empty one."""
 
     name: str
     what: str
@@ -127,41 +130,48 @@ class Key:
 NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(:[A-Za-z0-9][A-Za-z0-9._-]{0,62})?$"
 FOLDER = r"^(/|~/)[^\u0000-\u001f\u007f\"'`$%\\]+$"
-SOURCE = r"^(shipped:[A-Za-z0-9][A-Za-z0-9._-]{0,62}|https://[^\s]+|(?![A-Za-z][A-Za-z0-9+.-]+:)[^\u0000-\u001f\u007f]+)$"
+SSH = r"^[^\s\u0000-\u001f\u007f-][^\s\u0000-\u001f\u007f]*$"
+SOURCE = (r"^(shipped:[A-Za-z0-9][A-Za-z0-9._-]{0,62}|https://[^\s]+"
+          r"|(?![A-Za-z][A-Za-z0-9+.-]+:)[^\u0000-\u001f\u007f]+)$")
 
 _model_name = Text("a model's name (letters, digits, . _ - and one :tag)", "qwen3-8b:q4", MODEL_NAME, 127)
+_host_name = Text("a host's name (letters, digits, . _ -)", "worlock", NAME, 63)
 _context = Whole("a whole number of tokens", "8192", 16, 100_000_000)
 _parallel = Whole("a whole number of conversations", "2", 1, 1024)
 _port = Whole("a port from 1024 to 65535", str(DEFAULT_PORT), 1024, 65535)
-_flags = Table(
-    "a mapping of llama-server options", Text("a long option of llama-server without its dashes", "cache-type-k",
-                                              r"^[a-z0-9][a-z0-9-]{1,63}$", 64),
-    Value("text, a number, true or false", "q8_0"), refused=tuple(OWNED_FLAGS))
+_option = Text("a long option of llama-server without its dashes", "cache-type-k",
+               r"^[a-z0-9][a-z0-9-]{1,63}$", 64)
+_flags = Table("a mapping of llama-server options", _option, Value("text, a number, true or false", "q8_0"),
+               refused=tuple(OWNED_FLAGS))
 _price = Key("price", Number("money per kWh", "0.30", 0, 1e6), "What a kWh costs.", "0.30")
 _currency = Key("currency", Text("a currency of three capital letters", "EUR", r"^[A-Z]{3}$", 3),
                 "The currency of `price`.", "EUR")
+_watts = Number("watts at the wall", "45", 0, 1e6)
 
-QUALITY = Record("quality", "first guesses of a model's share of good answers", tuple(
+QUALITY = Record("quality", "a mapping of categories to shares of good answers", tuple(
     Key(category, Number("a share from 0 to 1", "0.7", 0, 1), f"Share of good answers to {category} prompts.",
-        "learned from ratings") for category in ("routine", "complex", "code")))
+        "learned from ratings") for category in ("routine", "complex", "code")), nothing=True)
 
-MODEL = Record("model", "a model", (
-    Key("source", Text("shipped:NAME, the path of a GGUF file or an https:// address", "shipped:small", SOURCE, 4096),
-        "Where the weights come from: `shipped:NAME` (comes with swarmctl), the path of a GGUF file (relative to the "
-        "inventory's folder, `~` allowed), or an `https://` address, which needs `sha256`.", required=True),
-    Key("sha256", Text("64 hexadecimal digits", "the output of sha256sum", r"^[0-9a-fA-F]{64}$", 64),
-        "The file's hash. Checked wherever the file arrives.", "not checked"),
-    Key("context", _context, "Tokens one conversation may hold.", "what the model was trained for, as memory allows"),
-    Key("parallel", _parallel, "Conversations answered at once.", "chosen from memory"),
+MODEL = Record("model", "a mapping that describes a model", (
+    Key("source", Text("shipped:NAME, a path or an https:// address", "shipped:small", SOURCE, 4096),
+        "Where the weights come from: `shipped:NAME` (comes with swarmctl), the path of a GGUF file "
+        "(relative to the inventory's folder, `~` allowed), or an `https://` address, which needs `sha256`.",
+        required=True),
+    Key("sha256", Text("64 hexadecimal digits", "what sha256sum prints", r"^[0-9a-fA-F]{64}$", 64),
+        "The file's hash, checked wherever the file arrives.", "computed where the file is at hand"),
+    Key("context", _context, "Tokens one conversation may hold.", "as trained, as memory allows"),
+    Key("parallel", _parallel, "Conversations answered at once.", "as memory allows"),
     Key("quality", QUALITY, "A first guess of the share of good answers, used until ratings say otherwise."),
     Key("flags", _flags, "Options for llama-server wherever this model runs.", "none"),
 ))
 
-LLAMACPP = Record("llamacpp", "how llama.cpp runs", (
+LLAMACPP = Record("llamacpp", "a mapping that says how llama.cpp runs", (
     Key("port", _port, "The first loopback port; each model takes the next one.", str(DEFAULT_PORT)),
-    Key("backend", Choice("a backend", BACKENDS), "What llama.cpp is built for. `auto` follows the hardware.", "auto"),
-    Key("flags", _flags, "Options for every llama-server of this host: a long option's name without dashes, and its "
-        "value. `true` gives the bare option, `false` leaves out one that swarmctl would set.", "none"),
+    Key("backend", Choice("a backend", BACKENDS), "What llama.cpp is built for; `auto` follows the hardware.",
+        "auto"),
+    Key("flags", _flags, "Options for every llama-server of this host: a long option's name without dashes, "
+        "and its value. `true` gives the bare option, `false` leaves out one that swarmctl would set.",
+        "none"),
 ), nothing=True)
 
 PLACEMENT = Record("placement", "a model's name, or a mapping with `model`", (
@@ -172,32 +182,31 @@ PLACEMENT = Record("placement", "a model's name, or a mapping with `model`", (
     Key("flags", _flags, "Options for llama-server, over the model's and the host's.", "none"),
 ), short="model")
 
-LIMITS = Record("limits", "bounds on what swarmctl takes of a host", (
+LIMITS = Record("limits", "a mapping of bounds", (
     Key("threads", Whole("a whole number of threads", "8", 1, 65536), "Threads a server uses.", "all cores"),
-    Key("memory", Size("a size", "16GiB"), "Memory all models together may take.", "all of it"),
+    Key("memory", Size("a size", "16GiB"), "Memory that all models together may take.", "all of it"),
     Key("disk", Size("a size", "200GB"), "Disk space under `data_dir`.", "all of it"),
     Key("parallel", _parallel, "Most conversations at once per model.", "no bound"),
-    Key("build_jobs", Whole("a whole number of jobs", "4", 1, 65536), "Compilers at once while llama.cpp is built.",
-        "one per thread"),
+    Key("build_jobs", Whole("a whole number of jobs", "4", 1, 65536),
+        "Compilers at once in a build of llama.cpp.", "one per thread"),
 ), nothing=True)
 
-HOST_ENERGY = Record("host_energy", "what a host draws", (
-    Key("idle_watts", Number("watts at the wall", "45", 0, 1e6), "Draw while idle.", "estimated"),
-    Key("load_watts", Number("watts at the wall", "320", 0, 1e6), "Draw while answering.", "estimated"),
+HOST_ENERGY = Record("host_energy", "a mapping that says what a host draws", (
+    Key("idle_watts", _watts, "Draw at the wall while idle.", "estimated"),
+    Key("load_watts", _watts, "Draw at the wall while answering.", "estimated"),
     Key("price", _price.kind, "What a kWh costs here.", "energy.price"),
     Key("currency", _currency.kind, "The currency of `price`.", "energy.currency"),
 ), nothing=True)
 
-HOST = Record("host", "a machine", (
-    Key("ssh", Text("an SSH alias, [user@]address[:port], or local", "me@10.0.0.7:22", r"^[^\s\u0000-\u001f\u007f-]"
-                    r"[^\s\u0000-\u001f\u007f]*$", 255),
-        "How to reach it: an alias of ~/.ssh/config (all of its settings hold), `[user@]address[:port]`, or `local` "
-        "for this very machine.", "the host's name"),
+HOST = Record("host", "a mapping that describes a machine", (
+    Key("ssh", Text("an SSH alias, [user@]address[:port], or local", "me@10.0.0.7:22", SSH, 255),
+        "How to reach it: an alias of ~/.ssh/config (all of its settings hold), `[user@]address[:port]`, or "
+        "`local` for this very machine.", "the host's name"),
     Key("roles", Listing("a list of roles", Choice("a role", ROLES), "[inference]", 1, unique=True),
         "What the machine is for: " + ", ".join(f"`{role}`" for role in ROLES) + ".", "[inference]"),
     Key("llamacpp", LLAMACPP, "How llama.cpp runs here.", "{} where models are placed"),
-    Key("models", Listing("a list of models", PLACEMENT, "[small]"), "Models wanted here: names, or mappings with this "
-        "host's own settings.", "[]"),
+    Key("models", Listing("a list of models", PLACEMENT, "[small]"),
+        "Models wanted here: names, or mappings with this host's own settings.", "[]"),
     Key("data_dir", Text("an absolute folder, or one under ~/", "/mnt/nvme/swarmctl", FOLDER),
         "The folder swarmctl keeps to on this host; best on an NVMe disk.", DEFAULT_DATA_DIR),
     Key("limits", LIMITS, "Bounds on what swarmctl takes.", "no bounds"),
@@ -207,17 +216,19 @@ HOST = Record("host", "a machine", (
 
 INVENTORY = Record("inventory", "a mapping with version, models and hosts", (
     Key("version", Whole("the number 1", "1", 1, 1), "The format's version.", required=True),
-    Key("ssh_config", Text("a path", "~/.ssh/config"), "Read instead of ~/.ssh/config, as with `ssh -F`. Relative to "
-        "the inventory's folder.", "~/.ssh/config"),
-    Key("airgap", Text("a folder's path", "./airgap"), "Folder to take runtimes and sources from, instead of any "
-        "download. Relative to the inventory's folder.", "none"),
-    Key("value_of_time", Number("money per hour", "30", 0, 1e6), "What an hour of a person's waiting costs; weighs "
-        "seconds against energy.", "30"),
-    Key("cost_of_bad_answer", Number("seconds", "60", 0, 1e6), "What one bad answer costs, in seconds of a person's "
-        "time.", "60"),
-    Key("energy", Record("energy", "the price of electricity", (_price, _currency), nothing=True),
+    Key("ssh_config", Text("a path", "~/.ssh/config"),
+        "Read instead of ~/.ssh/config, as with `ssh -F`. Relative to the inventory's folder.",
+        "~/.ssh/config"),
+    Key("airgap", Text("a folder's path", "./airgap"), "Folder to take runtimes and sources from, instead of "
+        "any download. Relative to the inventory's folder.", "none"),
+    Key("value_of_time", Number("money per hour", "30", 0, 1e6),
+        "What an hour of a person's waiting costs; weighs seconds against energy.", "30"),
+    Key("cost_of_bad_answer", Number("seconds", "60", 0, 1e6),
+        "What one bad answer costs, in seconds of a person's time.", "60"),
+    Key("energy", Record("energy", "a mapping with price and currency", (_price, _currency), nothing=True),
         "The price of electricity for all hosts."),
-    Key("models", Table("a mapping of models", _model_name, MODEL), "The models the swarm knows, by name.", "none"),
-    Key("hosts", Table("a mapping of hosts", Text("a host's name (letters, digits, . _ -)", "worlock", NAME, 63), HOST,
-                       least=1), "The machines, by name.", required=True),
+    Key("models", Table("a mapping of models", _model_name, MODEL), "The models the swarm knows, by name.",
+        "none"),
+    Key("hosts", Table("a mapping of hosts", _host_name, HOST, least=1), "The machines, by name.",
+        required=True),
 ))

@@ -38,8 +38,8 @@ class Limits:
 @dataclass(frozen=True, slots=True)
 class LlamaCppWish:
     """How llama.cpp should run on a host. `port` is the first of one port a model; `flags` go to llama-server
-    as `--key value` and win over what follows from facts; a true value is the bare `--key`, a false one leaves out what
-    swarmctl would have set."""
+    as `--key value` and win over what follows from facts; a true value is the bare `--key`, a false one
+    leaves out what swarmctl would have set."""
 
     port: int = DEFAULT_PORT
     backend: str = "auto"
@@ -48,10 +48,12 @@ class LlamaCppWish:
 
 @dataclass(frozen=True, slots=True)
 class ModelWish:
-    """A model the swarm knows. `source` is `shipped:small`, a path to a GGUF file, or an https URL with `sha256`.
+    """A model the swarm knows. `source` is `shipped:small`, a path to a GGUF file, or an https URL with
+    `sha256`.
 
-    `context` is tokens per conversation, `parallel` the number of conversations at once. `quality` is a first guess
-    of the share of good answers per category (0 to 1), used until ratings say otherwise. `flags` as in LlamaCppWish.
+    `context` is tokens per conversation, `parallel` the number of conversations at once. `quality` is a first
+    guess of the share of good answers per category (0 to 1), used until ratings say otherwise. `flags` as in
+    LlamaCppWish.
     """
 
     name: str
@@ -76,7 +78,8 @@ class Placement:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """A machine. `ssh` is an alias of ~/.ssh/config or [user@]address[:port]; `local` means this very machine."""
+    """A machine. `ssh` is an alias of ~/.ssh/config or [user@]address[:port]; `local` means this very
+    machine."""
 
     name: str
     ssh: str
@@ -96,10 +99,11 @@ class Host:
 
 @dataclass(frozen=True, slots=True)
 class Inventory:
-    """All wishes. `ssh_config` replaces ~/.ssh/config (like `ssh -F`); `airgap` is a folder to take runtimes from.
+    """All wishes. `ssh_config` replaces ~/.ssh/config (like `ssh -F`); `airgap` is a folder to take runtimes
+    from.
 
-    `value_of_time` is money per hour of a person's waiting: it weighs seconds against energy in the router's price.
-    `cost_of_bad_answer` is what one bad answer costs, in seconds of a person's time.
+    `value_of_time` is money per hour of a person's waiting: it weighs seconds against energy in the router's
+    price. `cost_of_bad_answer` is what one bad answer costs, in seconds of a person's time.
     """
 
     hosts: tuple[Host, ...]
@@ -119,7 +123,8 @@ class Inventory:
 
 
 def placement_ports(host: Host) -> tuple[int, ...]:
-    """The loopback port of each placement, in the order of `host.models`: its own, else the host's first port plus
-    its position. The parser refuses inventories in which two servers of one machine would meet on a port."""
+    """The loopback port of each placement, in the order of `host.models`: its own, else the host's first port
+    plus its position. The parser refuses inventories in which two servers of one machine would meet on a
+    port."""
     first = (host.llamacpp or LlamaCppWish()).port
     return tuple(placement.port or first + index for index, placement in enumerate(host.models))
