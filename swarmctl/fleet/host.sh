@@ -1,6 +1,7 @@
-# What swarmctl does on a host, one function a verb: sh -c THIS swarmctl VERB DATA_DIR ARGUMENTS…
+# What swarmctl does on a host, one function a verb: sh -s -- VERB DATA_DIR ARGUMENTS… <host.sh
 #
-# POSIX sh and the tools every system has. Every verb can be cut anywhere and run again: things are made under
+# POSIX sh and the tools every system has. It comes on stdin, whole or not at all (the last line runs the verb), so
+# that any login shell will do; a verb's own input lies in a file, named by PAYLOAD. Every verb can be cut anywhere and run again: things are made under
 # another name and renamed last. Exit statuses that mean something: 4 a tool is missing (its name on stderr),
 # 5 a runtime does not run here, 6 somebody else holds the lock (who, on stdout).
 set -u
@@ -83,21 +84,19 @@ unpacked() { # KEY: the copy made by pack has been fetched
 
 # --- building, detached from the connection; build.sh does the work
 
-build() { # KEY JOBS SDIST SOURCE_FOLDER FLAGS…: begin, unless it is under way; stdin is build.sh
-    key=$1
+build() { # PAYLOAD KEY JOBS SDIST SOURCE_FOLDER TARGETS FLAGS…: begin, unless it is under way; PAYLOAD is build.sh
+    key=$2
     command -v c++ >/dev/null || command -v g++ >/dev/null || command -v clang++ >/dev/null || {
-        cat >/dev/null
         echo "a C++ compiler" >&2
         exit 4
     }
     folder=$data/builds/$key
     mkdir -p "$folder" || exit 1
-    cat >"$folder/build.sh.part" || exit 1
     if building "$folder"; then exit 0; fi
-    mv "$folder/build.sh.part" "$folder/build.sh"
+    mv "$1" "$folder/build.sh" || exit 1
     rm -f "$folder/status"
     : >"$folder/log"
-    shift
+    shift 2
     detached nice -n 10 sh "$folder/build.sh" "$data" "$key" "$@" >>"$folder/log"
 }
 
@@ -124,12 +123,14 @@ build_stop() { # KEY: end a build and all its compilers
 
 # --- servers
 
-start() { # NAME MODE UNIT: put the folder that comes as a tar on stdin in place and start it
+start() { # PAYLOAD NAME MODE UNIT: put the folder that comes as a tar in place and start it
     prepare || exit 1
+    tarball=$1
+    shift
     folder=$data/servers/$1
     new=$data/servers/.new-$1
     rm -rf "$new"
-    mkdir -p "$new" && tar -xf - -C "$new" || exit 1
+    mkdir -p "$new" && tar -xf "$tarball" -C "$new" && rm -f "$tarball" || exit 1
     [ ! -d "$folder" ] || halt "$1" "$(cat "$folder/mode" 2>/dev/null)" "$3"
     mkdir -p "$folder" || exit 1
     rm -f "$folder/speed.json" "$folder/digest"
@@ -199,8 +200,8 @@ detached() { # COMMAND…: outlives the connection, in a session of its own wher
     fi
 }
 
-speed() { # NAME: keep what was measured (stdin)
-    cat >"$data/servers/$1/speed.json.part" && mv "$data/servers/$1/speed.json.part" "$data/servers/$1/speed.json"
+speed() { # PAYLOAD NAME: keep what was measured
+    mv "$1" "$data/servers/$2/speed.json"
 }
 
 log() { # NAME LINES
@@ -220,4 +221,4 @@ follow() { # NAME LINES: follow the log over rotations until the connection ends
 verb=$1
 data=$2
 shift 2
-"$verb" "$@"
+"$verb" "$@" </dev/null

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from functools import cache
+from hashlib import sha256
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -11,6 +13,8 @@ from swarmctl.errors import CommandFailed, DiskFull, RemoteError, SwarmError
 if TYPE_CHECKING:
     from swarmctl.fleet.shell import Completed, Remote
 
+#: one line without backslash or exclamation mark: it passes through any login shell (see transfer)
+RECEIVE = 'mkdir -p -- "$1" && cat > "$1/$2"'
 TOOL_MISSING, DOES_NOT_RUN, LOCK_HELD = 4, 5, 6
 
 
@@ -31,19 +35,27 @@ def script(name: str) -> str:
 
 
 def on_host(remote: Remote, verb: str, data_dir: str, *arguments: str, timeout: float = 30.0,
-            stdin: bytes | None = None) -> str:
+            payload: bytes | None = None) -> str:
     """Run a verb of host.sh and return what it printed. Raises an error that says what to do about it."""
-    done = attempt(remote, verb, data_dir, *arguments, timeout=timeout, stdin=stdin)
+    done = attempt(remote, verb, data_dir, *arguments, timeout=timeout, payload=payload)
     if done.exit_status != 0:
         raise explain(remote.host, verb, done)
     return done.stdout
 
 
 def attempt(remote: Remote, verb: str, data_dir: str, *arguments: str, timeout: float = 30.0,
-            stdin: bytes | None = None) -> Completed:
-    """Run a verb of host.sh, whatever its exit status."""
-    return remote.run(("sh", "-c", script("host.sh"), "swarmctl", verb, data_dir, *arguments), timeout=timeout,
-                      stdin=stdin, check=False)
+            payload: bytes | None = None) -> Completed:
+    """Run a verb of host.sh, whatever its exit status. `payload` is put in a file that is its first
+    argument."""
+    if payload is not None:
+        name = f"{verb}-{sha256(payload).hexdigest()[:16]}-{os.getpid()}"
+        sent = remote.run(("sh", "-c", RECEIVE, "sh", f"{data_dir}/incoming", name), timeout=timeout,
+                          stdin=payload, check=False)
+        if sent.exit_status != 0:
+            return sent
+        arguments = (f"{data_dir}/incoming/{name}", *arguments)
+    return remote.run(("sh", "-s", "--", verb, data_dir, *arguments), timeout=timeout,
+                      stdin=script("host.sh").encode(), check=False)
 
 
 def explain(host: str, verb: str, done: Completed) -> SwarmError:

@@ -1,0 +1,255 @@
+"""What hosts are given, kept on this machine by content: built runtimes, the pinned source, model files.
+
+Under paths.store: `runtimes/<key>/bin/*` with `.complete`, `runtimes/<key>.tar.gz` as hosts get it,
+`sources/`, `models/<sha256>.gguf`, `described/` (hashes of local files by path, size and time). All of it may
+be deleted.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from hashlib import file_digest, sha256
+from importlib import resources
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swarmctl.errors import DiskFull, InventoryError, SwarmError
+from swarmctl.fleet.locks import local_lock
+from swarmctl.runtimes.base import ModelFile
+from swarmctl.runtimes.gguf_header import read_model_file
+from swarmctl.runtimes.llamacpp_build import LLAMACPP, REQUIREMENT, SDIST, SDIST_SHA256
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from swarmctl.inventory import ModelWish
+    from swarmctl.paths import Paths
+
+BUILD_LIMIT = 3 * 3600.0
+PIP_LIMIT = 1800.0
+AIRGAP_HINT = "or set `airgap:` in the inventory to a folder that holds it"
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    """The store at `root`. `airgap` is a folder that is looked into before anything is fetched or built."""
+
+    root: Path
+    airgap: Path | None = None
+
+    @classmethod
+    def of(cls, paths: Paths, airgap: str | None = None) -> Store:
+        """The store of this process's folders."""
+        return cls(paths.store, Path(airgap) if airgap else None)
+
+    def runtime(self, key: str) -> Path | None:
+        """The folder of a whole build, with bin/ inside, or None."""
+        folder = self.root / "runtimes" / key
+        return folder if (folder / ".complete").exists() else None
+
+    def runtimes(self) -> tuple[str, ...]:
+        """The keys of all whole builds."""
+        return tuple(sorted(mark.parent.name for mark in (self.root / "runtimes").glob("*/.complete")))
+
+    def runtime_tar(self, key: str) -> tuple[Path, str] | None:
+        """A build as hosts get it, and its sha256: from the store, else from the air-gapped folder; or
+        None."""
+        if self.runtime(key) is None and not self._from_airgap(key):
+            return None
+        path = self.root / "runtimes" / f"{key}.tar.gz"
+        if not path.exists():
+            with writing(path) as part, tarfile.open(part, "w:gz", compresslevel=6) as tar:
+                tar.add(self.root / "runtimes" / key / "bin", "bin")
+        return path, hash_file(path)
+
+    def add_runtime(self, key: str, tarball: Path) -> Path:
+        """Unpack a build into the store and keep its tar. Raises SwarmError where it holds no
+        llama-server."""
+        folder = self.root / "runtimes" / key
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
+            part = Path(temporary) / "new"
+            _unpack(tarball, part)
+            (part / ".complete").touch()
+            if folder.exists():
+                shutil.rmtree(folder)
+            part.rename(folder)
+        kept = folder.with_name(f"{key}.tar.gz")
+        if tarball != kept:
+            with writing(kept) as new:
+                shutil.copyfile(tarball, new)
+        return folder
+
+    @contextmanager
+    def claim(self, key: str, *, on_wait: Callable[[str], None]) -> Iterator[None]:
+        """Be the only one, in any process, that obtains the build of that key."""
+        lock = self.root / "runtimes" / f".{key}.lock"
+        with local_lock(lock, f"llama.cpp {key}", wait=BUILD_LIMIT, on_wait=on_wait):
+            yield
+
+    def sdist(self, note: Callable[[str], None]) -> Path:
+        """The pinned source, verified: from the store, the air-gapped folder, or the package index."""
+        kept = self.root / "sources" / SDIST
+        if kept.exists() and hash_file(kept) == SDIST_SHA256:
+            return kept
+        if self.airgap and (self.airgap / SDIST).exists():
+            return _verified(self.airgap / SDIST, SDIST_SHA256)
+        note(f"fetching the source of llama.cpp {LLAMACPP} (77 MB)")
+        with tempfile.TemporaryDirectory() as temporary:
+            _pip_download(Path(temporary), self.root / "pip")
+            found = _verified(Path(temporary) / SDIST, SDIST_SHA256)
+            with writing(kept) as part:
+                shutil.copyfile(found, part)
+        return kept
+
+    def _from_airgap(self, key: str) -> bool:
+        path = self.airgap / f"{key}.tar.gz" if self.airgap else None
+        if path is None or not path.exists():
+            return False
+        beside = path.with_name(f"{path.name}.sha256")
+        if beside.exists():
+            _verified(path, beside.read_text(encoding="utf-8").split()[0])
+        self.add_runtime(key, path)
+        return True
+
+
+def resolve_model(wish: ModelWish, inventory_dir: Path, paths: Paths, *, airgap: str | None = None,
+                  note: Callable[[str], None] = lambda _: None) -> ModelFile:
+    """The file a model's `source` means, described: shipped with swarmctl, a local GGUF, or downloaded once.
+
+    Raises SwarmError where it is missing, is not what `sha256` says, or is no usable GGUF.
+    """
+    path = _locate(wish, inventory_dir, paths, Path(airgap) if airgap else None, note)
+    found = describe_file(wish.name, path, paths.store / "described")
+    if wish.sha256 and found.sha256 != wish.sha256.lower():
+        raise SwarmError(f"model {wish.name}: {path} has the sha256 {found.sha256}, not {wish.sha256}",
+                         hint="correct `sha256` in the inventory, or fetch the right file")
+    return found
+
+
+def describe_file(name: str, path: Path, memory: Path) -> ModelFile:
+    """Hash and describe a GGUF file; remembered in `memory` while its size and time stay the same."""
+    try:
+        seen = path.stat()
+    except OSError as exc:
+        raise SwarmError(f"model {name}: {path} cannot be read: {exc.strerror}",
+                         hint="correct `source` in the inventory") from exc
+    mark = [str(path), seen.st_size, seen.st_mtime_ns]
+    note = memory / f"{sha256(str(path).encode()).hexdigest()[:24]}.json"
+    try:
+        kept = json.loads(note.read_text(encoding="utf-8"))
+        if kept["mark"] == mark:
+            return ModelFile(**{**kept["model"], "name": name})
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    found = read_model_file(name, path, hash_file(path))
+    with writing(note) as part:
+        part.write_text(json.dumps({"mark": mark, "model": asdict(found)}), encoding="utf-8")
+    return found
+
+
+def hash_file(path: Path) -> str:
+    """The sha256 of a file, in hex."""
+    with path.open("rb") as stream:
+        return file_digest(stream, "sha256").hexdigest()
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """A path to write to, which takes the name `path` when the block ends well. Translates a full disk."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    except OSError as exc:
+        raise DiskFull(f"{path} cannot be written: {exc.strerror}",
+                       hint="free some space and try again") from exc
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _locate(wish: ModelWish, inventory_dir: Path, paths: Paths, airgap: Path | None,
+            note: Callable[[str], None]) -> Path:
+    if wish.source.startswith("shipped:"):
+        return _shipped(wish.source.removeprefix("shipped:"))
+    if not wish.source.startswith("https://"):
+        return inventory_dir / Path(wish.source).expanduser()
+    if not wish.sha256:
+        raise InventoryError(f"model {wish.name}: an https source needs its `sha256`")
+    kept = paths.store / "models" / f"{wish.sha256.lower()}.gguf"
+    if kept.exists():
+        return kept
+    named = airgap / wish.source.rsplit("/", 1)[-1].split("?")[0] if airgap else None
+    if named and named.exists():
+        return named
+    from swarmctl.fleet.download import download
+
+    return download(wish.source, kept, wish.sha256.lower(), note)
+
+
+def _shipped(name: str) -> Path:
+    path = Path(str(resources.files("swarmctl.shipped"))) / name / "model.gguf"
+    if not path.exists():
+        there = sorted(entry.parent.name for entry in path.parents[1].glob("*/model.gguf"))
+        raise SwarmError(f"swarmctl ships no model {name!r}", hint=f"it ships: {', '.join(there) or 'none'}")
+    return path
+
+
+def _unpack(tarball: Path, to: Path) -> None:
+    try:
+        with tarfile.open(tarball) as tar:
+            tar.extractall(to, filter="data")
+    except (OSError, tarfile.TarError) as exc:
+        raise SwarmError(f"{tarball} cannot be unpacked: {exc}") from exc
+    if not (to / "bin" / "llama-server").exists():
+        raise SwarmError(f"{tarball} holds no bin/llama-server", hint="it is no runtime of swarmctl's making")
+
+
+def _verified(path: Path, digest: str) -> Path:
+    found = hash_file(path)
+    if found != digest:
+        raise SwarmError(f"{path} has the sha256 {found}, not {digest}", hint="remove it and try again")
+    return path
+
+
+def _pip_download(to: Path, tools: Path) -> None:
+    """Have pip fetch the sdist, from wherever this machine's pip is configured to look."""
+    asked = to / "requirements.txt"
+    asked.write_text(f"{REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
+    argv = (*_pip(tools), "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary",
+            "llama-cpp-python", "--require-hashes", "--dest", str(to), "--requirement", str(asked))
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=PIP_LIMIT, check=False,
+                              stdin=subprocess.DEVNULL)
+    except subprocess.TimeoutExpired as exc:
+        raise SwarmError(f"the source of llama.cpp did not arrive within {PIP_LIMIT:.0f} s",
+                         hint=f"try again, {AIRGAP_HINT}") from exc
+    if done.returncode != 0:
+        said = "; ".join(done.stderr.strip().splitlines()[-2:])
+        raise SwarmError(f"the source of llama.cpp ({REQUIREMENT}) cannot be fetched: {said}",
+                         hint=f"check the network and pip's configuration, {AIRGAP_HINT}: {SDIST}")
+
+
+def _pip(tools: Path) -> tuple[str, ...]:
+    """This interpreter's pip; where it has none (uv makes such environments), one of our own."""
+    if importlib.util.find_spec("pip"):
+        return (sys.executable, "-m", "pip")
+    python = tools / "bin" / "python"
+    if not python.exists():
+        try:
+            subprocess.run((sys.executable, "-m", "venv", "--clear", str(tools)), check=True,
+                           capture_output=True, timeout=300)
+        except (subprocess.SubprocessError, OSError) as exc:
+            raise SwarmError("there is no pip to fetch the source of llama.cpp with",
+                             hint=f"install python3-venv or pip, {AIRGAP_HINT}: {SDIST}") from exc
+    return (str(python), "-m", "pip")
