@@ -41,7 +41,7 @@ def tools(folder, config, count):
     environ = {**os.environ, "HOME": str(folder), "SWARMCTL_HOME": str(folder / "swarm")}
     inventory = folder / "inventory.yaml"
     hosts = "".join(f"  {name}: {{ssh: {name}}}\n" for name in names)
-    inventory.write_text(f"ssh_config: {config}\nhosts:\n{hosts}")
+    inventory.write_text(f"version: 1\nssh_config: {config}\nhosts:\n{hosts}")
     yield "swarmctl status", [BIN / "swarmctl", "-i", inventory, "status"], environ
 
     hosts = folder / "hosts.ini"
