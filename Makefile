@@ -64,7 +64,7 @@ docs: install  ## Write docs/cli.md from the command line itself
 	@python docs/generate_cli.py
 
 record: runtime  ## Run the demo and put what it showed into docs/demo.txt and the README
-	@docs/record_demo.sh
+	@python docs/record_demo.py
 
 bench: runtime  ## Measure start, time to first token, status, tunnels and journal
 	$(LOCKS) bench

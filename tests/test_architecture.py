@@ -20,6 +20,8 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted((ROOT / "swarmctl").rglob("*.py"))
 LONGEST = 400
 NOT_A_NOUN = {"utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff"}
+#: One module of a room tells another; no person ever meets these.
+BETWEEN_MODULES = {"Unreadable", "Malformed"}
 #: Spelt apart, so that this file does not hold what it forbids.
 REGISTRIES = ("pypi" + ".org", "pythonhosted" + ".org", "crates" + ".io", "registry.npmjs" + ".org",
               "repo.maven" + ".apache", "proxy.golang" + ".org", "deb.debian" + ".org")
@@ -60,9 +62,16 @@ def body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
 
 
 def test_only_the_command_line_catches_everything():
-    broad = re.compile(r"except (Base)?Exception\b")
-    found = [path for path in MODULES if broad.search(path.read_text(encoding="utf-8"))]
-    assert found == [ROOT / "swarmctl" / "cli" / "main.py"]
+    found = {str(path.relative_to(ROOT / "swarmctl")) for path in MODULES if swallows_everything(path)}
+    # Two modules carry an exception over to the thread that waits for it, which raises it again.
+    assert found == {"cli/main.py"} | (found & {"fleet/pool.py", "fleet/shell.py"})
+
+
+def swallows_everything(path: Path) -> bool:
+    """Whether a handler takes any exception and does not raise it again."""
+    handlers = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ExceptHandler)]
+    broad = [each for each in handlers if each.type is None or ast.unparse(each.type) in {"Exception", "BaseException"}]
+    return any(not isinstance(node, ast.Raise) for each in broad for node in each.body[-1:])
 
 
 @pytest.mark.parametrize("name", sorted(vars(errors)))
@@ -80,7 +89,7 @@ def test_no_error_class_lives_outside_the_tree(path):
     tree = ast.parse(path.read_text("utf-8"))
     classes = [node for node in ast.walk(tree) if isinstance(node, ast.ClassDef)]
     found = {node.name for node in classes if {ast.unparse(base) for base in node.bases} & roots}
-    assert found <= {"SwarmError", "Unreadable"}  # Unreadable: inventory.nodes tells inventory.parse
+    assert found <= {"SwarmError", *BETWEEN_MODULES}
 
 
 def test_the_architecture_page_names_every_room():
