@@ -1,4 +1,4 @@
-"""Run the demo, keep what it showed in docs/demo.txt, put its best part into the README. For `make record`."""
+"""Run the demo, keep what it showed in docs/demo.txt, and its best part in the README. For `make record`."""
 
 from __future__ import annotations
 
