@@ -39,7 +39,8 @@ class ListByDefault(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-app = typer.Typer(cls=ListByDefault, rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
+app = typer.Typer(cls=ListByDefault, rich_markup_mode=None, add_completion=False,
+                  pretty_exceptions_enable=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="List, show, search, query and export what was asked and rated. Alone it lists.")
 
@@ -114,8 +115,8 @@ def sql(
 ) -> None:
     """Query the ledger with SQL, read-only.
 
-    Tables: exchanges, messages, attempts, ratings, comparisons, decisions, torn. Views: answers (exchanges with
-    the rating that stands), current_ratings, approval, scores. Times are UTC.
+    Tables: exchanges, messages, attempts, ratings, comparisons, decisions, torn. Views: answers (exchanges
+    with the rating that stands), current_ratings, approval, scores. Times are UTC.
     """
     context: Context = ctx.obj
     found = verb.query(context.paths, statement)
