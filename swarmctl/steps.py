@@ -97,6 +97,7 @@ class MeasureSpeed:
     server: str
     model: str
     port: int
+    context: int
     reason: str
 
     @property

@@ -204,6 +204,11 @@ speed() { # PAYLOAD NAME: keep what was measured
     mv "$1" "$data/servers/$2/speed.json"
 }
 
+state() { # NAME LINES: how often the server was restarted, then the last lines of its log
+    echo "$(cat "$data/servers/$1/restarts" 2>/dev/null)"
+    log "$1" "$2"
+}
+
 log() { # NAME LINES
     tail -n "$2" "$data/servers/$1/log" 2>/dev/null
 }
@@ -214,11 +219,22 @@ servers() { # names of the servers here
     done
 }
 
-follow() { # NAME LINES: follow the log over rotations until the connection ends
-    exec tail -n "$2" -F "$data/servers/$1/log"
+follow() { # LINES NAME…: follow the logs over rotations until the connection ends
+    lines=$1
+    shift
+    for name in "$@"; do
+        shift
+        set -- "$@" "$data/servers/$name/log"
+    done
+    exec tail -n "$lines" -F "$@"
 }
 
 verb=$1
 data=$2
 shift 2
+# shellcheck disable=SC2088  # a literal tilde, which the caller's quoting kept from its shell
+case $data in
+    '~') data=$HOME ;;
+    '~/'*) data=$HOME/${data#'~/'} ;;
+esac
 "$verb" "$@" </dev/null

@@ -97,7 +97,8 @@ def _serve(spec: ServerSpec, seen: Facts, note: str) -> Iterator[StartServer | M
     if reason:
         yield StartServer(spec, f"{reason} ({note})" if note else reason)
     if reason or server is None or server.speed is None:
-        yield MeasureSpeed(spec.name, spec.model, spec.port, "its speed here has not been measured")
+        yield MeasureSpeed(spec.name, spec.model, spec.port, spec.context,
+                           "its speed here has not been measured")
 
 
 def _why_start(spec: ServerSpec, server: ServerSeen | None) -> str | None:

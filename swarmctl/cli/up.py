@@ -1,0 +1,126 @@
+"""`swarmctl up`: parse, call the verb, show the plan, the progress and the report."""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from swarmctl.errors import SomeHostsFailed, SwarmError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from swarmctl.fleet.progress import Event
+    from swarmctl.verbs.up import HostReport
+
+
+def up(
+    ctx: typer.Context,
+    host: Annotated[list[str] | None, typer.Option(
+        "--host", "-H", metavar="NAME", help="Only this host; may be given several times.")] = None,
+    dry_run: Annotated[bool, typer.Option(
+        "--dry-run", "-n", help="Show the plan and change nothing.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Make every host what the inventory says; --dry-run shows the plan.
+
+    Surveys all hosts, shows a plan with a reason for every step, and applies it. A second run plans nothing.
+    It may be cut anywhere and run again.
+    """
+    from swarmctl.cli.progress_view import Progress
+    from swarmctl.verbs.up import up as verb
+
+    with Progress.on(sys.stderr) as progress:
+        shown = Shown(progress, quiet=as_json)
+        reports = verb(ctx.obj.paths, ctx.obj.inventory, shown, only=tuple(host or ()), dry_run=dry_run)
+    if as_json:
+        records = [as_record(report) for report in reports]
+        typer.echo(json.dumps({"dry_run": dry_run, "hosts": records}, indent=2))
+    elif not dry_run:
+        typer.echo(report_text(reports))
+    raise_failures(reports)
+
+
+class Shown:
+    """Shows a verb's progress; plans go to stdout, the rest to stderr."""
+
+    def __init__(self, progress: Any, *, quiet: bool) -> None:  # noqa: ANN401  a progress_view.Progress
+        self._progress = progress
+        self._quiet = quiet
+        self._lock = threading.Lock()
+
+    def note(self, text: str) -> None:
+        """A line on stderr."""
+        with self._lock:
+            self._progress.line(text)
+
+    def plan(self, plans: Sequence[HostReport]) -> None:
+        """The plan, before anything happens."""
+        if not self._quiet:
+            with self._lock:
+                self._progress.text(plan_text(plans))
+
+    def event(self, event: Event) -> None:
+        """A step's progress."""
+        with self._lock:
+            self._progress.event(event)
+
+
+def plan_text(plans: Sequence[HostReport]) -> str:
+    """The plan as a person reads it: each host's steps, each with its reason."""
+    lines = []
+    for report in plans:
+        if report.error:
+            lines.append(f"{report.host}: cannot be planned: {report.error.message}")
+            lines += [f"    {line}" for line in (report.error.hint or "").splitlines()]
+            continue
+        lines.append(f"{report.host}: {_steps(len(report.steps)) if report.steps else 'nothing to do'}")
+        for number, step in enumerate(report.steps, 1):
+            lines += [f"  {number}. {step.title}", f"     because {step.reason}"]
+    return "\n".join(lines)
+
+
+def report_text(reports: Sequence[HostReport]) -> str:
+    """One line a host."""
+    words = {"unchanged": "nothing to do", "changed": "done", "failed": "FAILED"}
+    width = max((len(report.host) for report in reports), default=0)
+    lines = []
+    for report in reports:
+        what = words.get(report.state, report.state)
+        if report.state == "changed":
+            what = f"done: {_steps(len(report.steps))} in {report.seconds:.1f} s"
+        lines.append(f"{report.host:{width}}  {what}")
+    return "\n".join(lines)
+
+
+def as_record(report: HostReport) -> dict[str, Any]:
+    """A host's report as JSON."""
+    steps = [{"kind": type(step).__name__, "title": step.title, **asdict(step)} for step in report.steps]
+    return {"host": report.host, "state": report.state, "seconds": round(report.seconds, 3), "steps": steps,
+            "error": report.error.message if report.error else None,
+            "hint": report.error.hint if report.error else None}
+
+
+def raise_failures(reports: Sequence[HostReport]) -> None:
+    """End with status 3, saying what failed, where hosts did; a lone host's error is raised as it is."""
+    failed = [report for report in reports if report.error]
+    if not failed:
+        return
+    if len(reports) == 1 and failed[0].error:
+        raise failed[0].error
+    told = [_told(report.host, report.error) for report in failed if report.error]
+    raise SomeHostsFailed(f"{len(failed)} of {len(reports)} hosts failed", hint="\n".join(told))
+
+
+def _steps(count: int) -> str:
+    return f"{count} step{'s' if count > 1 else ''}"
+
+
+def _told(host: str, error: SwarmError) -> str:
+    hint = f" ({error.hint})" if error.hint else ""
+    return f"{host}: {error.message}{hint}"

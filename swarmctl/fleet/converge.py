@@ -1,0 +1,206 @@
+"""Applies a plan to one host. Every step can be cut anywhere and applied again.
+
+The host's lock is held meanwhile, with a lease that is renewed before every step. A step that fails ends the
+host's run: what came before it stays, and the next `up` goes on from there.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from swarmctl.errors import ServerError, ServerUnavailable, SwarmError
+from swarmctl.fleet.host_shell import on_host, script
+from swarmctl.fleet.install import BUILD_LIMIT, install_runtime, require_space, transfer_time
+from swarmctl.fleet.locks import HostLock
+from swarmctl.fleet.measure import load_limit, measure, wait_ready
+from swarmctl.fleet.progress import Teller
+from swarmctl.fleet.tunnels import open_tunnel
+from swarmctl.runtimes.base import Endpoint
+from swarmctl.runtimes.supervision import archive, server_files, unit_name
+from swarmctl.steps import InstallRuntime, MeasureSpeed, PutBlob, StartServer, Step, StopServer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from swarmctl.facts import Facts
+    from swarmctl.fleet.progress import Event
+    from swarmctl.fleet.shell import Remote
+    from swarmctl.fleet.store import Store
+    from swarmctl.paths import Paths
+    from swarmctl.runtimes.base import Want
+
+STOP_LIMIT = 60.0
+#: a server that ended so often while we waited will not come up
+TOO_OFTEN = 2
+
+
+def no_siblings(_key: str) -> Iterable[tuple[Remote, str]]:
+    """No other host to take a build from."""
+    return ()
+
+
+@dataclass(slots=True)
+class Supply:
+    """What applying draws on: this machine's folders and store, and the other hosts' builds."""
+
+    paths: Paths
+    store: Store
+    ssh_config: str | None = None
+    siblings: Callable[[str], Iterable[tuple[Remote, str]]] = no_siblings
+    #: server → seconds from its start to its first token, noted by StartServer for MeasureSpeed
+    loads: dict[tuple[str, str], float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """All that applying one step needs."""
+
+    remote: Remote
+    want: Want
+    seen: Facts
+    supply: Supply
+    tell: Teller
+
+
+def converge(remote: Remote, want: Want, seen: Facts, plan: Sequence[Step], supply: Supply,
+             tell: Callable[[Event], None]) -> None:
+    """Apply the steps in order, holding the host's lock. Raises the first SwarmError; LockBusy before any."""
+    if not plan:
+        return
+    lock = HostLock(remote, seen.data_dir, supply.paths.state)
+    lock.renew(60)
+    try:
+        for number, step in enumerate(plan, 1):
+            lock.renew(_limit(step, want))
+            teller = Teller(remote.host, number, len(plan), step.title, tell)
+            teller("", state="begun")
+            try:
+                apply(Work(remote, want, seen, supply, teller), step)
+            except SwarmError as exc:
+                teller(exc.message, state="failed")
+                raise
+            teller("", 1.0, state="done")
+    finally:
+        _release(lock)
+
+
+def apply(work: Work, step: Step) -> None:
+    """Apply one step."""
+    match step:
+        case InstallRuntime():
+            install_runtime(work.remote, step, work.seen, work.want.host.limits, work.supply.store,
+                            work.supply.siblings, work.tell)
+        case PutBlob():
+            put_blob(work, step)
+        case StartServer():
+            start_server(work, step)
+        case StopServer():
+            stop_server(work, step)
+        case MeasureSpeed():
+            measure_speed(work, step)
+
+
+def put_blob(work: Work, step: PutBlob) -> None:
+    """Copy a model's bytes under their hash: resumed, verified, never twice."""
+    model = work.want.models[step.model]
+    require_space(work.remote, work.seen.data_dir, step.size, f"model {step.model}")
+    _check_limit(work, step)
+    work.remote.put(Path(model.path), f"{work.seen.data_dir}/blobs/sha256-{step.sha256}", sha256=step.sha256,
+                    timeout=transfer_time(step.size), progress=work.tell.bytes(step.size))
+
+
+def start_server(work: Work, step: StartServer) -> None:
+    """Replace the server's folder, start it, and wait until it generates a token."""
+    spec, data_dir = step.spec, work.seen.data_dir
+    files = server_files(spec, data_dir, script("supervise.sh"), work.want.host.limits.memory)
+    work.tell("starting")
+    on_host(work.remote, "start", data_dir, spec.name, spec.mode, unit_name(spec.name, data_dir),
+            payload=archive(files), timeout=STOP_LIMIT)
+    work.tell("loading the model")
+    work.supply.loads[work.remote.host, spec.name] = _wait(work, spec.name, spec.model, spec.port)
+
+
+def stop_server(work: Work, step: StopServer) -> None:
+    """End a server of ours and forget it."""
+    data_dir = work.seen.data_dir
+    on_host(work.remote, "stop", data_dir, step.name, step.mode, unit_name(step.name, data_dir),
+            timeout=STOP_LIMIT)
+
+
+def measure_speed(work: Work, step: MeasureSpeed) -> None:
+    """Time the server and keep the result beside it on the host."""
+    work.tell("a short prefill and decode")
+    waited = _wait(work, step.server, step.model, step.port)
+    load = work.supply.loads.get((work.remote.host, step.server), waited)
+    try:
+        speed = measure(endpoint_of(work.want, step.port, work.supply), context=step.context,
+                        load=round(load, 3))
+    except ServerError as exc:
+        raise type(exc)(exc.message, host=work.remote.host, hint=_logs_hint(work, step.server)) from exc
+    on_host(work.remote, "speed", work.seen.data_dir, step.server,
+            payload=json.dumps(asdict(speed)).encode() + b"\n")
+    work.tell(f"prefill {speed.prefill:,.0f}, decode {speed.decode:,.0f} tokens/s")
+
+
+def endpoint_of(want: Want, port: int, supply: Supply) -> Endpoint:
+    """Where a server of that host is reached from here: directly, or through a tunnel, opened if need be."""
+    host = want.host
+    if host.local:
+        return Endpoint(port=port)
+    found = open_tunnel(supply.paths, host_name=host.name, ssh=host.ssh, ports=[port],
+                        ssh_config=supply.ssh_config, connect_timeout=host.connect_timeout)
+    return Endpoint(socket=str(found[port]))
+
+
+def _wait(work: Work, server: str, model: str, port: int) -> float:
+    """Wait for a token; an error comes with the end of the server's log."""
+    def still_alive() -> None:
+        said = on_host(work.remote, "state", work.seen.data_dir, server, "0")
+        restarts = said.partition("\n")[0]
+        if restarts.isdigit() and int(restarts) >= TOO_OFTEN:
+            raise ServerUnavailable("it ends as soon as it starts")
+
+    try:
+        return wait_ready(lambda: endpoint_of(work.want, port, work.supply),
+                          limit=load_limit(work.want.models[model].size), still_alive=still_alive)
+    except ServerUnavailable as exc:
+        tail = on_host(work.remote, "log", work.seen.data_dir, server, "10").rstrip()
+        raise ServerUnavailable(f"server {server}: {exc.message}; its log ends with\n{tail}",
+                                host=work.remote.host, hint=_logs_hint(work, server)) from exc
+
+
+def _check_limit(work: Work, step: PutBlob) -> None:
+    limit = work.want.host.limits.disk
+    used = sum(blob.size for blob in work.seen.blobs)
+    if limit is not None and used + step.size > limit:
+        raise SwarmError(f"model {step.model} would take {(used + step.size) / 1e9:.2f} GB of blobs, "
+                         f"and limits.disk is {limit / 1e9:.2f} GB", host=work.remote.host,
+                         hint="raise limits.disk, or want fewer models there")
+
+
+def _limit(step: Step, want: Want) -> float:
+    """Seconds a step may take: the lease of the host's lock."""
+    match step:
+        case InstallRuntime():
+            return BUILD_LIMIT
+        case PutBlob():
+            return transfer_time(step.size)
+        case StartServer():
+            return load_limit(want.models[step.spec.model].size) + STOP_LIMIT
+        case _:
+            return 600.0
+
+
+def _release(lock: HostLock) -> None:
+    """Give the lock back. A host that is gone by now lets it expire."""
+    try:
+        lock.release()
+    except SwarmError:
+        return
+
+
+def _logs_hint(work: Work, server: str) -> str:
+    return f"`swarmctl logs {work.remote.host} {server}` shows more"

@@ -1,0 +1,88 @@
+"""A server's readiness and speed, from one token and from two short requests with its own timings."""
+
+from __future__ import annotations
+
+import http.client
+import time
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.errors import ServerError, ServerUnavailable
+from swarmctl.facts import Speed
+from swarmctl.runtimes.http import request
+from swarmctl.runtimes.llamacpp import LlamaCpp
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from swarmctl.runtimes.base import Endpoint
+
+POLL = 0.15
+#: a request that is expected to take longer is not made; seconds
+PATIENCE = 8.0
+LIMIT = 300.0
+SHORT = (24, 8)  # prompt and answer tokens of the first look
+LONG = (384, 48)
+
+
+def wait_ready(endpoint: Callable[[], Endpoint], *, limit: float, still_alive: Callable[[], None]) -> float:
+    """Wait until the server generates a token; the seconds it took. `still_alive` raises where it never will.
+
+    Raises ServerUnavailable past `limit` seconds.
+    """
+    began = time.monotonic()
+    looked = began
+    while True:
+        state = LlamaCpp().health(endpoint(), timeout=max(5.0, limit / 4))
+        waited = time.monotonic() - began
+        if state.state == "ready":
+            return waited
+        if waited > limit:
+            raise ServerUnavailable(f"no token within {limit:.0f} s ({state.state}: {state.detail})")
+        if time.monotonic() - looked > 2:
+            looked = time.monotonic()
+            still_alive()
+        time.sleep(min(POLL * (1 + waited), 1.0))
+
+
+def load_limit(size: int) -> float:
+    """Seconds a model of `size` bytes may take from start to first token: a slow disk reads 30 MB/s."""
+    return 60.0 + size / 30e6
+
+
+def measure(endpoint: Endpoint, *, context: int, load: float) -> Speed:
+    """Time prefill and decode. A slow server gets only the short request. Raises ServerError."""
+    _timed(endpoint, *SHORT, context)  # first touch: pages, caches, clocks
+    found = _timed(endpoint, *SHORT, context)
+    expected = LONG[0] / max(found.prefill, 0.1) + LONG[1] / max(found.decode, 0.1)
+    overhead = found.overhead
+    if expected < PATIENCE:
+        found = _timed(endpoint, *LONG, context)
+    return Speed(found.prefill, found.decode, min(overhead, found.overhead), load)
+
+
+def _timed(endpoint: Endpoint, prompt: int, answer: int, context: int) -> Speed:
+    """One uncached request of so many tokens, less where the context is small."""
+    answer = max(1, min(answer, context // 4))
+    prompt = max(1, min(prompt, context - answer - 8))
+    body = {"prompt": [3 + (n * 7919) % 200 for n in range(prompt)], "n_predict": answer, "ignore_eos": True,
+            "cache_prompt": False, "temperature": 0.0}
+    began = time.monotonic()
+    with request(endpoint, "POST", "/completion", body, connect_timeout=5.0, timeout=LIMIT) as reply:
+        try:
+            found = reply.json()
+        except (OSError, http.client.HTTPException) as exc:
+            raise ServerUnavailable(f"the server dropped the measurement: {exc}") from exc
+        wall = time.monotonic() - began
+        if reply.status != 200 or not isinstance(found, dict):
+            raise ServerError(f"the server refused to be measured (HTTP {reply.status})")
+    return _speed(found.get("timings") or {}, wall)
+
+
+def _speed(timings: dict[str, Any], wall: float) -> Speed:
+    prefill_seconds = float(timings.get("prompt_ms") or 0.0) / 1000
+    decode_seconds = float(timings.get("predicted_ms") or 0.0) / 1000
+    if prefill_seconds <= 0 or decode_seconds <= 0:
+        raise ServerError("the server gives no timings")
+    return Speed(prefill=round(float(timings.get("prompt_n") or 1) / prefill_seconds, 2),
+                 decode=round(float(timings.get("predicted_n") or 1) / decode_seconds, 2),
+                 overhead=round(max(wall - prefill_seconds - decode_seconds, 0.0), 4))

@@ -1,0 +1,236 @@
+"""`swarmctl up`: every host becomes what the inventory says. Survey, plan, show, apply, write down what is
+served.
+
+The plan is pure and is shown before anything changes. Hosts are worked on at the same time and fail apart:
+one that is off keeps its last known entry in the snapshot and is reported.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from hashlib import sha256
+from typing import TYPE_CHECKING, Protocol
+
+from swarmctl.errors import SwarmError, UsageError
+from swarmctl.fleet.converge import Supply, converge
+from swarmctl.fleet.inventory_file import read_inventory
+from swarmctl.fleet.locks import local_lock
+from swarmctl.fleet.pool import over_hosts
+from swarmctl.fleet.remote import connect
+from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, read_fleet, write_fleet
+from swarmctl.fleet.store import Store, resolve_model
+from swarmctl.fleet.survey import survey
+from swarmctl.runtimes.base import Want
+from swarmctl.runtimes.llamacpp_plan import plan_llamacpp, wanted_servers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from swarmctl.facts import Facts
+    from swarmctl.fleet.progress import Event
+    from swarmctl.fleet.remote import Remote
+    from swarmctl.inventory import Host, Inventory
+    from swarmctl.paths import Paths
+    from swarmctl.runtimes.base import ModelFile
+    from swarmctl.steps import Step
+
+LOCK_WAIT = 300.0
+SURVEY_LIMIT = 60.0
+#: building llama.cpp on a small machine takes hours, pushing large weights too
+HOST_LIMIT = 6 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class HostPlan:
+    """What would be done on a host."""
+
+    host: Host
+    remote: Remote
+    want: Want
+    seen: Facts
+    steps: tuple[Step, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class HostReport:
+    """How it went on a host: planned (dry run), unchanged, changed or failed."""
+
+    host: str
+    state: str
+    steps: tuple[Step, ...] = ()
+    error: SwarmError | None = None
+    seconds: float = 0.0
+
+
+class Watcher(Protocol):
+    """Who is told while `up` works. Called from several threads."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def plan(self, plans: Sequence[HostReport]) -> None:
+        """The whole plan, before anything is changed."""
+
+    def event(self, event: Event) -> None:
+        """A step's progress."""
+
+
+def up(paths: Paths, inventory_path: Path, watcher: Watcher, *, only: Sequence[str] = (),
+       dry_run: bool = False) -> tuple[HostReport, ...]:
+    """Make the hosts (all, or those named in `only`) what the inventory says; a report for each, in its
+    order.
+
+    Raises InventoryError, UsageError for an unknown host, LockBusy where another `up` of this machine does
+    not end, and SwarmError where a model's file cannot be had. What fails on one host is in its report.
+    """
+    inventory = read_inventory(inventory_path)
+    hosts = chosen(inventory, only)
+    if dry_run:
+        models = _models(inventory, hosts, inventory_path, paths, watcher)
+        _, reports = _survey(inventory, hosts, models, paths)
+        watcher.plan(reports)
+        return reports
+    with local_lock(paths.state / "up.lock", "swarmctl up", wait=LOCK_WAIT, on_wait=watcher.note):
+        models = _models(inventory, hosts, inventory_path, paths, watcher)
+        plans, reports = _survey(inventory, hosts, models, paths)
+        watcher.plan(reports)
+        done, entries = _apply(inventory, plans, paths, watcher)
+        write_fleet(paths.fleet, _fleet(inventory, inventory_path, entries, paths))
+    for plan in plans:
+        plan.remote.close()
+    return tuple(done.get(report.host, report) for report in reports)
+
+
+def chosen(inventory: Inventory, only: Sequence[str]) -> tuple[Host, ...]:
+    """The hosts of those names, in the inventory's order; all where none is named."""
+    known = [host.name for host in inventory.hosts]
+    unknown = [name for name in only if name not in known]
+    if unknown:
+        raise UsageError(f"the inventory has no host {', '.join(unknown)}", hint=f"it has {', '.join(known)}")
+    return tuple(host for host in inventory.hosts if not only or host.name in only)
+
+
+def _models(inventory: Inventory, hosts: Sequence[Host], path: Path, paths: Paths,
+            watcher: Watcher) -> dict[str, ModelFile]:
+    wanted = sorted({placement.model for host in hosts for placement in host.models})
+    folder = path.absolute().parent
+    return {name: resolve_model(inventory.models[name], folder, paths, airgap=inventory.airgap,
+                                note=partial(_model_note, watcher, name))
+            for name in wanted}
+
+
+def _model_note(watcher: Watcher, name: str, text: str) -> None:
+    watcher.note(f"model {name}: {text}")
+
+
+def _survey(inventory: Inventory, hosts: Sequence[Host], models: dict[str, ModelFile],
+            paths: Paths) -> tuple[tuple[HostPlan, ...], tuple[HostReport, ...]]:
+    """Plans of the hosts that can be reached and made what is wanted, and a report for every host."""
+    def look(host: Host) -> HostPlan:
+        remote = connect(host, paths, inventory.ssh_config)
+        names = sorted({placement.model for placement in host.models})
+        want = Want(host, {name: models[name] for name in names},
+                    {name: inventory.models[name] for name in names})
+        seen = survey(remote, host)
+        return HostPlan(host, remote, want, seen, plan_llamacpp(want, seen))
+
+    found = {host.name: result for host, result in over_hosts(hosts, look, timeout=SURVEY_LIMIT)}
+    plans = tuple(result for host in hosts if isinstance(result := found[host.name], HostPlan))
+    reports = tuple(_planned(host.name, found[host.name]) for host in hosts)
+    return plans, reports
+
+
+def _planned(name: str, result: HostPlan | SwarmError) -> HostReport:
+    if isinstance(result, SwarmError):
+        return HostReport(name, "failed", error=result)
+    return HostReport(name, "planned" if result.steps else "unchanged", result.steps)
+
+
+def _apply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths,
+           watcher: Watcher) -> tuple[dict[str, HostReport], dict[str, HostEntry]]:
+    """Apply every plan; reports and snapshot entries by host."""
+    def siblings(key: str) -> Iterator[tuple[Remote, str]]:
+        for plan in plans:
+            if any(runtime.key == key for runtime in plan.seen.runtimes):
+                yield plan.remote, plan.seen.data_dir
+
+    supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config, siblings)
+    reports: dict[str, HostReport] = {}
+    entries: dict[str, HostEntry] = {}
+    for plan, result in over_hosts(plans, lambda plan: _make_true(plan, supply, watcher), timeout=HOST_LIMIT):
+        if isinstance(result, SwarmError):
+            reports[plan.host.name] = HostReport(plan.host.name, "failed", plan.steps, result)
+        else:
+            reports[plan.host.name], entries[plan.host.name] = result
+    return reports, entries
+
+
+def _make_true(plan: HostPlan, supply: Supply, watcher: Watcher) -> tuple[HostReport, HostEntry]:
+    """Apply one host's plan, and look again: what is then still to do is a failure, not a success."""
+    if not plan.steps:
+        return HostReport(plan.host.name, "unchanged"), _entry(plan)
+    began = time.monotonic()
+    converge(plan.remote, plan.want, plan.seen, plan.steps, supply, watcher.event)
+    seen = survey(plan.remote, plan.host)
+    after = replace(plan, seen=seen, steps=plan_llamacpp(plan.want, seen))
+    if after.steps:
+        left = "; ".join(f"{step.title}: {step.reason}" for step in after.steps)
+        raise SwarmError(f"after applying the plan this is still to do: {left}", host=plan.host.name,
+                         hint="run `up` again; if it stays, `swarmctl logs` may say why")
+    return HostReport(plan.host.name, "changed", plan.steps, seconds=time.monotonic() - began), _entry(after)
+
+
+def _entry(plan: HostPlan) -> HostEntry:
+    """The host as `ask` will know it."""
+    host, energy = plan.host, plan.host.energy
+    idle, load = estimated_watts(plan.seen)
+    return HostEntry(
+        name=host.name, ssh=host.ssh, data_dir=plan.seen.data_dir, connect_timeout=host.connect_timeout,
+        idle_watts=idle if energy.idle_watts is None else energy.idle_watts,
+        load_watts=load if energy.load_watts is None else energy.load_watts,
+        energy_price=energy.price, currency=energy.currency, roles=host.roles, served=tuple(_served(plan)))
+
+
+def _served(plan: HostPlan) -> Iterator[Served]:
+    if not plan.host.models:
+        return
+    speeds = {server.name: server.speed for server in plan.seen.servers}
+    for spec, _ in wanted_servers(plan.want, plan.seen)[0]:
+        model, speed = plan.want.models[spec.model], speeds.get(spec.name)
+        if speed is None:
+            continue
+        yield Served(
+            runtime="llamacpp", server=spec.name, model=spec.model, digest=model.sha256,
+            template=model.template_sha256, port=spec.port, context=spec.context, parallel=spec.parallel,
+            parameters=model.parameters, size=model.size, quantisation=model.quantisation,
+            prefill_speed=speed.prefill, decode_speed=speed.decode, overhead=speed.overhead,
+            load_seconds=speed.load, quality=plan.want.wishes[spec.model].quality)
+
+
+def estimated_watts(seen: Facts) -> tuple[float, float]:
+    """Idle and loaded watts of a host whose owner has not said: a rule of thumb, good enough to rank hosts.
+
+    10 W and 1.5 W a core at idle, 8 W a core under load; a discrete GPU adds 15 W idle and 180 W loaded.
+    """
+    discrete = sum(gpu.vendor in ("nvidia", "amd") for gpu in seen.gpus)
+    idle = 10.0 + 1.5 * seen.cpu.cores + 15.0 * discrete
+    return idle, idle + 6.5 * seen.cpu.cores + 165.0 * discrete
+
+
+def _fleet(inventory: Inventory, path: Path, entries: dict[str, HostEntry], paths: Paths) -> Fleet:
+    """The new snapshot: fresh entries, and the last known one of a host that failed or was left out."""
+    try:
+        old = read_fleet(paths.fleet)
+    except SwarmError:
+        old = None
+    kept = {entry.name: entry for entry in old.hosts} if old and old.inventory == str(path.absolute()) else {}
+    merged = {**kept, **entries}
+    return Fleet(
+        inventory=str(path.absolute()), inventory_sha256=sha256(path.read_bytes()).hexdigest(),
+        written=datetime.now(UTC).isoformat(timespec="seconds"), ssh_config=inventory.ssh_config,
+        value_of_time=inventory.value_of_time, cost_of_bad_answer=inventory.cost_of_bad_answer,
+        hosts=tuple(merged[host.name] for host in inventory.hosts if host.name in merged))
