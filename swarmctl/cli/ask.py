@@ -102,15 +102,20 @@ def print_json(answered: Answered) -> None:
     sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
-def read_question(prompt: list[str] | None, files: list[Path]) -> tuple[str, list[Attachment]]:
-    """Put the question together from the arguments, stdin and files. Raises UsageError."""
+def read_question(prompt: list[str] | None, files: list[Path], *,
+                  with_pipe: bool = True) -> tuple[str, list[Attachment]]:
+    """Put the question together from the arguments, stdin and files. `with_pipe` takes piped text along as a
+    file.
+
+    Raises UsageError.
+    """
     words = " ".join(prompt or [])
     attachments = [_attachment(path) for path in files]
     if words in ("", "-"):
         if sys.stdin.isatty() and words == "":
             raise UsageError("no question", hint='swarmctl ask "What is the capital of France?"')
         words = _decode(sys.stdin.buffer.read(MAX_ATTACHMENT + 1), "stdin")
-    elif _piped() and not any(str(path) == "-" for path in files):
+    elif with_pipe and _piped() and not any(str(path) == "-" for path in files):
         piped = _decode(sys.stdin.buffer.read(MAX_ATTACHMENT + 1), "stdin")
         if piped.strip():
             attachments.insert(0, Attachment("stdin", piped))

@@ -49,7 +49,7 @@ def compare(
     context: Context = ctx.obj
     if choice is not None and choice not in KEYS:
         raise UsageError(f"--choice is {choice!r}", hint="1, 2, t (tie) or b (both bad)")
-    text, attachments = read_question(prompt, file or [])
+    text, attachments = read_question(prompt, file or [], with_pipe=False)
     swarm = find_swarm(context)
     asked = Asked(text, tuple(attachments), system, max_tokens=max_tokens, temperature=temperature)
     terminal = terminal_id(context.environ)

@@ -8,10 +8,10 @@ in state, written by rename: when two terminals write at once one sample is lost
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.atomic import write_whole
 from swarmctl.routing.cost import ANSWER_TOKENS, Habits
 
 if TYPE_CHECKING:
@@ -47,11 +47,7 @@ def learn(paths: Paths, host: str, server: str, digest: str, before: Habits, *, 
           finish: str, timings: Timings) -> Habits:
     """Fold one exchange into the habits and store them."""
     after = fold(before, category=category, characters=characters, finish=finish, timings=timings)
-    path = _file(paths, host, server)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"digest": digest, **asdict(after)}), encoding="utf-8")
-    part.replace(path)
+    write_whole(_file(paths, host, server), json.dumps({"digest": digest, **asdict(after)}))
     return after
 
 

@@ -9,9 +9,10 @@ one.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
+
+from swarmctl.atomic import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -39,11 +40,7 @@ def mark_down(paths: Paths, host: str, why: str, now: float) -> Mark:
     failures = before.failures + 1 if before else 1
     pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 10))
     mark = Mark(host, why, before.since if before else now, now + pause, failures)
-    path = _file(paths, host)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(mark)), encoding="utf-8")
-    part.replace(path)
+    write_whole(_file(paths, host), json.dumps(asdict(mark)))
     return mark
 
 

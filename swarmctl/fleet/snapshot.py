@@ -6,10 +6,10 @@ Written by rename, so that a reader sees the old one or the new one. It is state
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.atomic import write_whole
 from swarmctl.errors import SwarmError
 
 if TYPE_CHECKING:
@@ -74,10 +74,7 @@ class Fleet:
 
 def write_fleet(path: Path, fleet: Fleet) -> None:
     """Replace the snapshot in one rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps({"version": SNAPSHOT_VERSION, **asdict(fleet)}, indent=1), encoding="utf-8")
-    part.replace(path)
+    write_whole(path, json.dumps({"version": SNAPSHOT_VERSION, **asdict(fleet)}, indent=1))
 
 
 def read_fleet(path: Path) -> Fleet | None:

@@ -12,6 +12,8 @@ import re
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from swarmctl.atomic import write_whole
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -37,11 +39,7 @@ def terminal_id(environ: Mapping[str, str]) -> str:
 
 def remember(paths: Paths, terminal: str, last: Last) -> None:
     """Note the last exchange of a terminal."""
-    path = _file(paths, terminal)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f"{path.name}.{os.getpid()}.part")
-    part.write_text(json.dumps(asdict(last)), encoding="utf-8")
-    part.replace(path)
+    write_whole(_file(paths, terminal), json.dumps(asdict(last)))
 
 
 def recall(paths: Paths, terminal: str) -> Last | None:
