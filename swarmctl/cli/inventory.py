@@ -19,7 +19,8 @@ app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, pretty_exceptions
 def check(
     ctx: typer.Context,
     file: Annotated[Path | None, typer.Argument(
-        metavar="[FILE]", help="The inventory to check, instead of the one in use.", show_default=False)] = None,
+        metavar="[FILE]", show_default=False,
+        help="The inventory to check, instead of the one in use.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Read an inventory the way `up` does and say what it wishes.
@@ -49,7 +50,9 @@ def _show(found: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("host", "reached as", "roles", "models", "data_dir", box=None, header_style="bold")
+    table = Table(box=None, header_style="bold")
+    for heading in ("host", "reached as", "roles", "models", "data_dir"):
+        table.add_column(heading, overflow="fold")
     for host in found["hosts"]:
         models = ", ".join(f"{entry['model']} :{entry['port']}" for entry in host["models"]) or "none"
         table.add_row(host["name"], host["ssh"], ", ".join(host["roles"]), models, host["data_dir"])

@@ -83,7 +83,12 @@ os() {
     [ -r /etc/os-release ] && cat /etc/os-release
     [ "$system" = Darwin ] && sw_vers 2>/dev/null
     section libc
-    getconf GNU_LIBC_VERSION 2>/dev/null || ldd --version 2>&1 | head -n 2
+    getconf GNU_LIBC_VERSION 2>/dev/null && return
+    for loader in /lib/ld-musl-*.so.1; do
+        [ -x "$loader" ] && "$loader" 2>&1 | head -n 2 && return
+    done
+    have ldd && ldd --version 2>&1 | head -n 2
+    return 0
 }
 
 cpu() {
@@ -184,8 +189,13 @@ disks() {
     { limit 5 df -lkP 2>/dev/null || limit 5 df -kP 2>/dev/null; } | while read -r device size used free full where; do
         case $where in / | /boot/* | /snap/* | /sys/* | /proc/*) [ "$where" = / ] || continue ;; esac
         case $device in
+            /dev/loop*) continue ;;
             /dev/*) echo "disk $(rotational "$device") $device $size $used $free $full $where" ;;
-            *) [ "$where" = / ] && echo "disk - $device $size $used $free $full $where" ;;
+            *:* | //*) continue ;;
+            *) case $size in *[!0-9]* | 0) continue ;; esac
+                case $device in tmpfs | devtmpfs | none | shm | efivarfs | udev | overlay)
+                    [ "$where" = / ] || continue ;; esac
+                echo "disk - $device $size $used $free $full $where" ;;
         esac
         for folder in "$where" "${where%/}/$user" "${where%/}/home/$user"; do
             [ "$where" != / ] && [ -d "$folder" ] && [ -w "$folder" ] && echo "writable $folder" && break
@@ -275,12 +285,16 @@ listeners() {
     elif [ -r /proc/net/tcp ]; then
         echo "by proc"
         cat /proc/net/tcp /proc/net/tcp6 2>/dev/null | grep ' 0A '
-        have netstat && echo "by netstat" && limit 3 netstat -ltnp 2>/dev/null
+        found=
+        if have netstat && found=$(limit 3 netstat -ltnp 2>/dev/null); then
+            echo "by netstat"
+            printf '%s\n' "$found"
+        fi
     fi
     section holders
     for port in 11434 "$@"; do
-        # shellcheck disable=SC2086  # one word a pid
-        for pid in $(printf '%s\n' "$found" | sed -n "s/.*[:.]$port .*pid=\([0-9][0-9]*\).*/\1/p"); do
+        for pid in $(printf '%s\n' "$found" |
+            sed -n -e "s/.*[:.]$port .*pid=\([0-9][0-9]*\).*/\1/p" -e "s/.*:$port .* \([0-9][0-9]*\)\/.*/\1/p"); do
             pair "holder $pid" "$(owner "$pid") $(arguments "$pid")"
         done
     done
