@@ -103,6 +103,11 @@ def scores(paths: Paths) -> Mapping[tuple[str, str], tuple[float, float]]:
     return totals
 
 
+def forget(paths: Paths) -> None:
+    """Drop the cache; the next call counts the whole journal."""
+    (paths.state / "scores.json").unlink(missing_ok=True)
+
+
 def is_rating(record: Record) -> bool:
     """Whether a record of that kind has what counting it needs."""
     score = record.get("score")

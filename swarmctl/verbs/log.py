@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import LedgerError, UsageError
-from swarmctl.ledger import journal, store
+from swarmctl.ledger import journal, scores, store
 from swarmctl.ledger.lookup import Found, find
 from swarmctl.ledger.rows import COLUMNS, Malformed, rows, storable
 from swarmctl.ledger.terminal import recall
@@ -133,7 +133,8 @@ def export(paths: Paths, out: Path, *, form: str, table: str | None = None,
 
 
 def rebuild(paths: Paths) -> Synced:
-    """Make the ledger anew from the journal."""
+    """Make the ledger, and the scores that routing reads, anew from the journal."""
+    scores.forget(paths)
     return store.rebuild(paths)
 
 
