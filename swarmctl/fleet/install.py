@@ -33,7 +33,7 @@ SPARE = 64 << 20
 #: what a build takes while it runs; CUDA's and HIP's kernels are many
 BUILD_DISK = {"cpu": 700 << 20, "cuda": 4 << 30, "rocm": 4 << 30, "vulkan": 2 << 30, "metal": 1 << 30}
 JOB_MEMORY = {"cuda": 2 << 30, "rocm": 2 << 30}
-COMPILER_HINT = ("`apt install build-essential`, `dnf install gcc-c++` or `xcode-select --install` there helps, "
+COMPILER_HINT = ("`apt install build-essential`, `dnf install gcc-c++` or `xcode-select --install` there, "
                  "or a host like it that has a build, or an air-gapped folder")
 PROGRESS = re.compile(r"^\[\s*(\d+)/(\d+)\]|^\[\s*(\d+)%\]")
 
