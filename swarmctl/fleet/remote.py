@@ -25,8 +25,10 @@ from swarmctl.errors import (
     HostUnreachable,
     RemoteError,
 )
+from swarmctl.fleet.certificates import SUFFIX, Certificate, parse_certificate
 from swarmctl.fleet.hostkeys import (
     KnownKey,
+    authorities,
     fingerprint,
     judge,
     known_algorithms,
@@ -36,7 +38,7 @@ from swarmctl.fleet.hostkeys import (
 )
 from swarmctl.fleet.local import LocalRemote
 from swarmctl.fleet.shell import Completed, Feeder, Output, Remote, ShellRemote, shorten, timed_out
-from swarmctl.fleet.ssh_config import Resolved, public_blobs, resolve
+from swarmctl.fleet.ssh_config import Resolved, hop_names, public_blobs, resolve
 from swarmctl.fleet.ssh_stderr import (
     AUTHENTICATION_HINT,
     UNREACHABLE_HINT,
@@ -89,20 +91,22 @@ class FabricRemote(ShellRemote):
         """See ShellRemote.execute. Each command has a channel of its own on the kept connection."""
         started = time.monotonic()
         channel = self._channel()
+        feeder = None
         try:
             channel.settimeout(STALL_LIMIT)
             channel.exec_command(shlex.join(("sh", "-c", ANNOUNCE, "sh", *argv)))
-            feeder = Feeder(source, channel.sendall, channel.shutdown_write) if source else None
-            if not source:
+            if source:
+                feeder = Feeder(source, channel.sendall, channel.shutdown_write)
+            else:
                 channel.shutdown_write()
             output, error = Output(sink), Output()
             self._collect(channel, argv, output, error, started, timeout)
-            if feeder:
-                feeder.finish(STALL_LIMIT)
         except foreign_errors() as exc:
             raise translate(exc, self.host, connecting=False) from exc
         finally:
             channel.close()
+        if feeder:
+            feeder.finish(STALL_LIMIT)
         return Completed(tuple(argv), channel.exit_status, output.text, _ANNOUNCED.sub("", error.text),
                          time.monotonic() - started)
 
@@ -223,42 +227,68 @@ def open_session(host: str, target: str, paths: Paths, ssh_config: str | None, t
         if proxy:
             proxy.close()
         if said is not None:
-            raise error_from_stderr(said, host, resolved.jumps) from exc
+            raise error_from_stderr(said, host, hop_names(resolved, lambda hop: resolve(hop, ssh_config))) from exc
         raise
     connection.transport.set_keepalive(KEEPALIVE)
     return Session(connection, proxy, patience)
 
 
 class HostKeyGate:
-    """Lets a connection through only with a recorded host key. Stands in for paramiko's policy and host key list."""
+    """Lets a connection through only with a recorded host key, or one that a recorded authority vouches for.
+
+    Stands in for paramiko's policy and host key list, which know one key type a host and no certificates.
+    """
 
     def __init__(self, host: str, name: str, known: tuple[KnownKey, ...]) -> None:
         self._host = host
         self._name = name
         self._known = known
+        self._authorities = authorities(known, name)
+        self._presented = b""
 
     def transport(self, sock: Any, **options: Any) -> Any:  # noqa: ANN401  paramiko's transport_factory
-        """A transport that asks for the recorded key types first, as OpenSSH does."""
+        """A transport that asks for certificates where we have authorities, then for the recorded key types."""
         import paramiko
 
-        transport = paramiko.Transport(sock, **options)
-        security = transport.get_security_options()
-        wanted = known_algorithms(known_kinds(self._known, self._name))
-        first = [kind for kind in wanted if kind in security.key_types]
-        security.key_types = (*first, *(kind for kind in security.key_types if kind not in first))
-        return transport
+        gate = self
+
+        class GatedTransport(paramiko.Transport):
+            @property
+            def preferred_keys(self) -> tuple[str, ...]:
+                plain = tuple(name for name in super().preferred_keys if not name.endswith(SUFFIX))
+                first = [name for name in known_algorithms(known_kinds(gate._known, gate._name)) if name in plain]
+                vouched = [name + SUFFIX for name in plain] if gate._authorities else []
+                return (*vouched, *first, *(name for name in plain if name not in first))
+
+            def _verify_key(self, host_key: bytes, sig: bytes) -> None:
+                super()._verify_key(host_key, sig)  # type: ignore[misc]  # in paramiko, not in its types
+                gate._presented = host_key
+
+        return GatedTransport(sock, **options)
 
     def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:  # noqa: ANN401, ARG002  paramiko's
         """Judge the presented key; returning accepts it."""
-        blob = key.asbytes()
+        certificate = parse_certificate(self._presented)
+        blob = certificate.key if certificate else self._presented
         verdict = judge(self._known, self._name, blob)
-        if verdict == "known":
+        if verdict == "known" or (verdict != "revoked" and certificate and self._vouched(certificate)):
             return
         shown = f"{key.get_name()} {fingerprint(blob)}"
         if verdict == "unknown":
             raise key_unknown(self._host, shown)
         was = ", ".join(f"{old.kind} {fingerprint(old.blob)}" for old in recorded(self._known, self._name))
         raise key_changed(self._host, shown, was if verdict == "changed" else "revoked")
+
+    def _vouched(self, certificate: Certificate) -> bool:
+        """Whether a recorded authority signed it, for this host and for now."""
+        import paramiko
+
+        bare = self._name.removeprefix("[").partition("]")[0]
+        if certificate.authority not in self._authorities or not certificate.vouches_for(bare, time.time()):
+            return False
+        kind = paramiko.Message(certificate.authority).get_text()
+        authority = paramiko.PKey.from_type_string(kind, certificate.authority)
+        return bool(authority.verify_ssh_sig(certificate.signed, paramiko.Message(certificate.signature)))
 
 
 class KeyAuthentication:

@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 RESOLVE_TIMEOUT = 20.0  # `Match exec` runs commands of the user's own
 MAX_JUMPS = 8
-_TARGET = re.compile(r"^(?:(?P<user>[^@]+)@)?(?:\[(?P<six>[^]]+)\]|(?P<host>[^:]+|[^:]*:[^:]*:.*))(?::(?P<port>\d+))?$")
+_TARGET = re.compile(r"^(?:(?P<user>.+)@)?(?:\[(?P<six>[^]@]+)\]|(?P<host>[^:@]+|[^:@]*:[^:@]*:[^@]*))"
+                     r"(?::(?P<port>\d+))?$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,6 +203,15 @@ def jump_argv(target: Resolved, *, lookup: Callable[[str], Resolved], known_host
     start = client_argv(via, known_hosts=known_hosts, ssh_config=ssh_config, connect_timeout=connect_timeout)
     host = f"[{target.hostname}]" if ":" in target.hostname else target.hostname
     return (*start, *proxy_option(inner), "-W", f"{host}:{target.port}", *via.destination.argv)
+
+
+def hop_names(target: Resolved, lookup: Callable[[str], Resolved]) -> dict[str, str]:
+    """What `ssh` calls each jump host in its messages (known_hosts name, host name), to the name people write."""
+    found: dict[str, str] = {}
+    for hop in target.jumps:
+        via = lookup(hop)
+        found.update({via.known_as: hop, via.hostname: hop})
+    return found
 
 
 def proxy_option(argv: Sequence[str] | None) -> tuple[str, ...]:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 from swarmctl.errors import AuthenticationFailed, HostKeyChanged, HostKeyUnknown, HostUnreachable
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from swarmctl.errors import RemoteError
 
 AUTHENTICATION_HINT = ("`ssh -o BatchMode=yes {host} true` must succeed: check User and IdentityFile in the SSH config, "
@@ -19,41 +21,51 @@ AUTHENTICATION_HINT = ("`ssh -o BatchMode=yes {host} true` must succeed: check U
 UNREACHABLE_HINT = "is it switched on, and does `ssh {host}` reach it from here?"
 
 
-def error_from_stderr(text: str, host: str, hops: tuple[str, ...] = ()) -> RemoteError:
-    """The error that a failed `ssh` means. `hops` are the jump hosts in between: an error of one names that one."""
+def error_from_stderr(text: str, host: str, hops: Mapping[str, str] | None = None) -> RemoteError:
+    """The error that a failed `ssh` means. `hops` maps what `ssh` calls the jump hosts in between to the names that
+    people write: an error of one is told with that one's name."""
     said = " ".join(text.replace("\r", "\n").split())
+    blamed = _blamed(said, hops or {}) or host
+    where = "" if blamed == host else f"at the jump host {blamed}: "
     if "IDENTIFICATION HAS CHANGED" in said or "REVOKED HOST KEY" in said:
-        return key_changed(_blamed(said, host, hops), _presented(said))
+        return key_changed(host, _presented(said), name=blamed)
     if "Host key verification failed" in said:
-        return key_unknown(_blamed(said, host, hops), _presented(said))
+        return key_unknown(host, _presented(said), name=blamed)
     if re.search(r"Permission denied|Too many authentication failures|No more authentication methods", said):
-        blamed = _blamed(said, host, hops)
-        return AuthenticationFailed(f"it refuses every key offered ({_short(said)})", host=host,
+        return AuthenticationFailed(f"{where}it refuses every key offered ({_short(said)})", host=host,
                                     hint=AUTHENTICATION_HINT.format(host=blamed))
-    return HostUnreachable(f"no SSH connection ({_short(said)})", host=host, hint=UNREACHABLE_HINT.format(host=host))
+    return HostUnreachable(f"{where}no SSH connection ({_short(said)})", host=host,
+                           hint=UNREACHABLE_HINT.format(host=blamed))
 
 
-def key_unknown(host: str, presented: str) -> HostKeyUnknown:
-    """A key that no known_hosts file holds."""
+def key_unknown(host: str, presented: str, *, name: str | None = None) -> HostKeyUnknown:
+    """A key that no known_hosts file holds. `name` is the jump host where that is whose key it is."""
     shown = f" ({presented})" if presented else ""
-    return HostKeyUnknown(f"its host key{shown} is in no known_hosts file", host=host,
-                          hint=f"compare it on the machine itself, then accept it: swarmctl trust {host}")
+    return HostKeyUnknown(f"{_whose(host, name)} host key{shown} is in no known_hosts file", host=host,
+                          hint=f"compare it on the machine itself, then accept it: swarmctl trust {name or host}")
 
 
-def key_changed(host: str, presented: str, recorded: str = "") -> HostKeyChanged:
-    """Another key than the recorded one."""
+def key_changed(host: str, presented: str, recorded: str = "", *, name: str | None = None) -> HostKeyChanged:
+    """Another key than the recorded one. `name` as in key_unknown."""
     was = f", recorded is {recorded}" if recorded else ""
     return HostKeyChanged(
-        f"its host key has changed: it presents {presented or 'another key'}{was}", host=host,
-        hint=f"reinstalled? Then: swarmctl trust {host} --replace\n"
+        f"{_whose(host, name)} host key has changed: it presents {presented or 'another key'}{was}", host=host,
+        hint=f"reinstalled? Then: swarmctl trust {name or host} --replace\n"
              "If you know of no reason, somebody may be in between: do not connect.")
 
 
-def _blamed(said: str, host: str, hops: tuple[str, ...]) -> str:
-    """The jump host that the text names, else the host itself."""
-    named = re.findall(r"host key is known for (\S+)|Host key for (\S+) has changed|^(\S+): Permission", said)
-    names = {name.strip("[]").split("]")[0] for found in named for name in found if name}
-    return next((hop for hop in hops if hop.split("@")[-1].split(":")[0] in names), host)
+def _whose(host: str, name: str | None) -> str:
+    return "its" if name in {None, host} else f"its jump host {name}'s"
+
+
+def _blamed(said: str, hops: Mapping[str, str]) -> str | None:
+    """The jump host that the text names."""
+    for known_as, name in hops.items():
+        told = (f"is known for {known_as} ", f"Host key for {known_as} ", f"@{known_as}: Permission",
+                f"connect to host {known_as} ")
+        if any(words in said for words in told):
+            return name
+    return None
 
 
 def _presented(said: str) -> str:

@@ -7,15 +7,17 @@ through any login shell (fish, csh) as one quoted word.
 
 from __future__ import annotations
 
+import errno
 import time
+from functools import partial
 from hashlib import sha256 as new_sha256
-from typing import TYPE_CHECKING, Protocol
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from swarmctl.errors import CommandFailed, DiskFull, SwarmError, TransferFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from pathlib import Path
 
     from swarmctl.fleet.remote import Completed
 
@@ -64,23 +66,33 @@ def put(remote: Executes, local: Path, path: str, *, sha256: str, timeout: float
 def get(remote: Executes, path: str, local: Path, *, timeout: float,
         progress: Callable[[int], None] | None = None) -> None:
     """Copy `path` of the host to `local`, through a temporary name."""
-    local.parent.mkdir(parents=True, exist_ok=True)
     part = local.with_name(f"{local.name}.part")
-    there = 0
     try:
+        local.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            def sink(data: bytes) -> None:
-                nonlocal there
-                there += file.write(data)
-                if progress:
-                    progress(there)
-
-            done = remote.execute(("cat", "--", path), timeout=timeout, sink=sink)
+            done = remote.execute(("cat", "--", path), timeout=timeout, sink=partial(_receive, file, progress))
         if done.exit_status != 0:
             raise TransferFailed(f"cannot read {path}: {done.stderr.strip()}", host=remote.host)
         part.replace(local)
+    except OSError as exc:
+        raise _local_failure(local, exc) from exc
     finally:
         part.unlink(missing_ok=True)
+
+
+def _receive(file: BinaryIO, progress: Callable[[int], None] | None, data: bytes) -> None:
+    try:
+        file.write(data)
+    except OSError as exc:
+        raise _local_failure(Path(file.name), exc) from exc
+    if progress:
+        progress(file.tell())
+
+
+def _local_failure(local: Path, exc: OSError) -> SwarmError:
+    if exc.errno == errno.ENOSPC:
+        return DiskFull(f"no room here for {local}", hint="free some space on this machine")
+    return SwarmError(f"{local}: {exc.strerror or exc}")
 
 
 def _put_once(remote: Executes, local: Path, path: str, sha256: str, deadline: float,
@@ -134,16 +146,19 @@ def _send(remote: Executes, local: Path, path: str, offset: int, deadline: float
 
 
 def _chunks(local: Path, offset: int, progress: Callable[[int], None] | None) -> Iterator[bytes]:
-    with local.open("rb") as file:
-        file.seek(offset)
-        sent = offset
-        if progress:
-            progress(sent)
-        while data := file.read(CHUNK):
-            yield data
-            sent += len(data)
-            if progress:
-                progress(sent)
+    """The file's bytes from `offset` on. `progress` hears of each piece once the next is asked for."""
+    try:
+        with local.open("rb") as file:
+            file.seek(offset)
+            while True:
+                if progress:
+                    progress(file.tell())
+                data = file.read(CHUNK)
+                if not data:
+                    return
+                yield data
+    except OSError as exc:
+        raise _local_failure(local, exc) from exc
 
 
 def _script(remote: Executes, script: str, path: str, deadline: float) -> Completed:
@@ -170,7 +185,7 @@ def _size(local: Path) -> int:
     try:
         return local.stat().st_size
     except OSError as exc:
-        raise SwarmError(f"cannot read {local}: {exc.strerror}") from exc
+        raise _local_failure(local, exc) from exc
 
 
 def sha256_of(path: Path) -> str:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import HostUnreachable, SwarmError
-from swarmctl.fleet.ssh_config import client_argv, jump_argv, proxy_option, resolve
+from swarmctl.fleet.ssh_config import client_argv, hop_names, jump_argv, proxy_option, resolve
 from swarmctl.fleet.ssh_stderr import error_from_stderr
 
 if TYPE_CHECKING:
@@ -122,8 +122,12 @@ def _start_master(paths: Paths, host_name: str, ssh: str, ssh_config: str | None
     control = control_path(paths, host_name)
     control.unlink(missing_ok=True)  # left by a master that was killed
     resolved = resolve(ssh, ssh_config)
-    proxy = jump_argv(resolved, lookup=lambda hop: resolve(hop, ssh_config), known_hosts=paths.known_hosts,
-                      ssh_config=ssh_config, connect_timeout=connect_timeout)
+
+    def lookup(hop: str) -> Resolved:
+        return resolve(hop, ssh_config)
+
+    proxy = jump_argv(resolved, lookup=lookup, known_hosts=paths.known_hosts, ssh_config=ssh_config,
+                      connect_timeout=connect_timeout)
     argv = master_argv(resolved, control, known_hosts=paths.known_hosts, ssh_config=ssh_config,
                        connect_timeout=connect_timeout, linger=linger, proxy=proxy)
     patience = connect_timeout * (2 + len(resolved.jumps))
@@ -132,7 +136,9 @@ def _start_master(paths: Paths, host_name: str, ssh: str, ssh_config: str | None
         raise HostUnreachable(f"no SSH connection within {patience:g} s", host=host_name,
                               hint="it accepts connections and says nothing: is it asleep or overloaded?")
     if status != 0:
-        raise error_from_stderr(said, host_name, resolved.jumps)
+        # A master that will persist silences its ProxyCommand, so the jump hosts are asked what is wrong.
+        jump_status, jump_said = _run(proxy, patience) if proxy else (0, "")
+        raise error_from_stderr(jump_said if jump_status else said, host_name, hop_names(resolved, lookup))
 
 
 def _forward(control: Path, host_name: str, port: int, path: Path) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from swarmctl.errors import HostUnreachable
 from swarmctl.fleet.hostkeys import KnownKey, Verdict, fingerprint, judge, read_known_hosts, recorded, without
-from swarmctl.fleet.ssh_config import client_argv, jump_argv, proxy_option, resolve
+from swarmctl.fleet.ssh_config import client_argv, hop_names, jump_argv, proxy_option, resolve
 from swarmctl.fleet.ssh_stderr import error_from_stderr, key_changed
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def offered_key(paths: Paths, *, host: str, ssh: str, ssh_config: str | None = N
         found = read_known_hosts((file,))
         line = file.read_text(encoding="utf-8") if found else ""
     if not found:
-        raise error_from_stderr(said, host, resolved.jumps)
+        raise error_from_stderr(said, host, hop_names(resolved, lambda hop: resolve(hop, ssh_config)))
     known = read_known_hosts((paths.known_hosts, *resolved.known_hosts))
     key = found[0]
     return Offer(host, resolved.known_as, key.kind, fingerprint(key.blob), line, judge(known, resolved.known_as, key.blob),

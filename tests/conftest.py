@@ -1,0 +1,95 @@
+"""Shared fixtures: labs of real SSH hosts, and the built llama.cpp. Everything that is started here is ended here."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from swarmctl.errors import SwarmError
+from swarmctl.lab.lab import Lab
+from swarmctl.lab.sshd import find_sshd
+from swarmctl.paths import Paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BINARIES = ("llama-server", "llama-quantize", "llama-bench")
+NETNS_REASON = "network namespaces need root and iproute2"
+
+
+def can_make_namespaces() -> bool:
+    return os.geteuid() == 0 and shutil.which("ip") is not None
+
+
+@pytest.fixture(scope="session")
+def make_lab(tmp_path_factory) -> Iterator[Callable[..., Lab]]:
+    """A function that makes and starts a lab: make_lab(mode="loopback", hosts=3). Each is wiped in the end."""
+    try:
+        find_sshd()
+    except SwarmError as exc:
+        pytest.skip(str(exc))
+    made: list[Lab] = []
+    numbers = itertools.count()
+
+    def make(mode: str = "loopback", hosts: int = 3, **options) -> Lab:
+        if mode == "netns" and not can_make_namespaces():
+            pytest.skip(NETNS_REASON)
+        folder = tmp_path_factory.mktemp("lab") / f"lab{next(numbers)}"
+        lab = Lab.create(folder, mode, hosts, **options)
+        made.append(lab)
+        lab.start()
+        return lab
+
+    yield make
+    for lab in made:
+        lab.wipe()
+
+
+@pytest.fixture(scope="session")
+def lab_loopback(make_lab) -> Lab:
+    """Three hosts on loopback ports, shared by all tests: leave it as you found it."""
+    return make_lab("loopback")
+
+
+@pytest.fixture(scope="session")
+def lab_netns(make_lab) -> Lab:
+    """Three hosts in network namespaces, shared by all tests: leave it as you found it. Skips without root."""
+    return make_lab("netns")
+
+
+@pytest.fixture
+def lab(make_lab) -> Iterator[Lab]:
+    """A loopback lab of a test's own, to be hurt at will. It is stopped after the test."""
+    made = make_lab("loopback")
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def cable_lab(make_lab) -> Iterator[Lab]:
+    """A lab of network namespaces of a test's own, with cables to pull. Skips without root."""
+    made = make_lab("netns")
+    yield made
+    made.stop()
+
+
+@pytest.fixture(scope="session")
+def llamacpp_bin() -> Path:
+    """The folder of llama-server and its companions: SWARMCTL_TEST_LLAMACPP, else the build in the user's cache."""
+    found = next((folder for folder in _llamacpp_folders() if all((folder / name).is_file() for name in BINARIES)), None)
+    if found is None:
+        pytest.skip("llama.cpp is not built: `swarmctl runtime build` does it, or set SWARMCTL_TEST_LLAMACPP")
+    return found
+
+
+def _llamacpp_folders() -> Iterator[Path]:
+    named = os.environ.get("SWARMCTL_TEST_LLAMACPP")
+    if named:
+        yield Path(named)
+    store = Paths.from_environ(os.environ).store
+    yield from sorted((store / "runtimes").glob("**/bin"))
