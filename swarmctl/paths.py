@@ -54,6 +54,11 @@ class Paths:
         return self.config / "inventory.yaml"
 
     @property
+    def this_machine(self) -> Path:
+        """The inventory that stands in while there is none: this machine with the shipped models."""
+        return self.state / "this-machine.yaml"
+
+    @property
     def known_hosts(self) -> Path:
         """Host keys accepted through `swarmctl trust`."""
         return self.state / "known_hosts"

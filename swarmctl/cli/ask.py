@@ -82,11 +82,44 @@ def find_swarm(context: Context) -> Swarm:
     from swarmctl.dispatch.swarm import read_swarm
 
     swarm = read_swarm(context.paths, context.inventory, say)
-    if swarm is None:
-        from swarmctl.verbs.here import here
-
-        swarm = here(context.paths, say)
+    if swarm is None or (context.inventory == context.paths.this_machine and not _listens(swarm)):
+        return _serve_here(context)
     return swarm
+
+
+def _serve_here(context: Context) -> Swarm:
+    """Answer from this machine: what `up` does, for an inventory that nobody had to write."""
+    from swarmctl.cli.progress_view import Progress
+    from swarmctl.cli.up import Shown
+    from swarmctl.dispatch.swarm import read_swarm
+    from swarmctl.fleet.this_machine import this_machine
+    from swarmctl.verbs.up import up
+
+    say("no inventory yet: this machine answers, with the tiny models that ship with swarmctl.\n"
+        "  They know capitals, spelling and little else. For a real swarm: swarmctl init, then swarmctl up.\n"
+        "  The first time llama.cpp is built, which takes some minutes; swarmctl down stops the servers.")
+    path = this_machine(context.paths)
+    with Progress.on(sys.stderr) as progress:
+        reports = up(context.paths, path, Shown(progress, quiet=True))
+    for report in reports:
+        if report.error:
+            raise report.error
+    swarm = read_swarm(context.paths, path, say)
+    assert swarm is not None  # `up` has just written its snapshot
+    return swarm
+
+
+def _listens(swarm: Swarm) -> bool:
+    """Whether any server of this machine still takes connections."""
+    import socket
+
+    for candidate in swarm.candidates:
+        try:
+            socket.create_connection(("127.0.0.1", candidate.port), timeout=1.0).close()
+        except OSError:
+            continue
+        return True
+    return False
 
 
 def say(line: str) -> None:

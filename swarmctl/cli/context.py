@@ -28,5 +28,14 @@ class Context:
     def make(cls, inventory: str | None = None) -> Context:
         """Read the process's environment."""
         paths = Paths.from_environ(os.environ)
-        chosen = Path(inventory).expanduser().absolute() if inventory else paths.inventory
-        return cls(paths, os.environ, chosen)
+        return cls(paths, os.environ, _inventory(paths, inventory))
+
+
+def _inventory(paths: Paths, given: str | None) -> Path:
+    """The inventory that was named, else the person's own, else the stand-in of this machine where there is
+    one."""
+    if given:
+        return Path(given).expanduser().absolute()
+    if not paths.inventory.exists() and paths.this_machine.exists():
+        return paths.this_machine
+    return paths.inventory

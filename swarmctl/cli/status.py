@@ -68,7 +68,7 @@ def table(rows: list[HostStatus]) -> Table:
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for name in ("host", "state", "model", "server"):
-        made.add_column(name, overflow="fold")
+        made.add_column(name, overflow="fold", min_width=6)
     for name in ("token", "busy", "tok/s", "restarts", "memory", "disk free"):
         made.add_column(name, justify="right", no_wrap=True)
     for row in rows:

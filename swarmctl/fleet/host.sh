@@ -94,10 +94,15 @@ build() { # PAYLOAD KEY JOBS SDIST SOURCE_FOLDER TARGETS FLAGS…: begin, unless
     mkdir -p "$folder" || exit 1
     if building "$folder"; then exit 0; fi
     mv "$1" "$folder/build.sh" || exit 1
-    rm -f "$folder/status"
+    rm -f "$folder/status" "$folder/pid"
     : >"$folder/log"
     shift 2
     detached nice -n 10 sh "$folder/build.sh" "$data" "$key" "$@" >>"$folder/log"
+    tries=0  # until it has written its pid nobody could tell it from a build that was cut off
+    until [ -f "$folder/pid" ] || [ -f "$folder/status" ] || [ $tries -ge 20 ]; do
+        sleep 1
+        tries=$((tries + 1))
+    done
 }
 
 building() {

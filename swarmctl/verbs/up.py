@@ -25,15 +25,16 @@ from swarmctl.fleet.store import Store, resolve_model
 from swarmctl.fleet.survey import survey
 from swarmctl.runtimes.base import Want
 from swarmctl.runtimes.llamacpp_plan import plan_llamacpp, wanted_servers
+from swarmctl.shipped import shipped_quality
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from swarmctl.facts import Facts
     from swarmctl.fleet.progress import Event
     from swarmctl.fleet.remote import Remote
-    from swarmctl.inventory import Host, Inventory
+    from swarmctl.inventory import Host, Inventory, ModelWish
     from swarmctl.paths import Paths
     from swarmctl.runtimes.base import ModelFile
     from swarmctl.steps import Step
@@ -208,7 +209,14 @@ def _served(plan: HostPlan) -> Iterator[Served]:
             template=model.template_sha256, port=spec.port, context=spec.context, parallel=spec.parallel,
             parameters=model.parameters, size=model.size, quantisation=model.quantisation,
             prefill_speed=speed.prefill, decode_speed=speed.decode, overhead=speed.overhead,
-            load_seconds=speed.load, quality=plan.want.wishes[spec.model].quality)
+            load_seconds=speed.load, quality=expected_quality(plan.want.wishes[spec.model]))
+
+
+def expected_quality(wish: ModelWish) -> Mapping[str, float]:
+    """What the inventory expects of a model; for a shipped one what was measured when it was made."""
+    if not wish.quality and wish.source.startswith("shipped:"):
+        return shipped_quality(wish.source.removeprefix("shipped:"))
+    return wish.quality
 
 
 def estimated_watts(seen: Facts) -> tuple[float, float]:
