@@ -21,7 +21,7 @@ MONTH = "2026-11.jsonl"
 SYNC = ("import sys; from swarmctl.paths import Paths; from swarmctl.ledger.store import sync\n"
         "print(sync(Paths.from_environ({'SWARMCTL_HOME': sys.argv[1], 'HOME': '/'})).records)")
 
-# Forks a child that syncs, kills it with SIGKILL at a random moment, and lets the next child go on from there.
+# Forks a child that syncs, kills it at a random moment, and lets the next child go on from there.
 KILLED_SYNCS = """
 import os, random, signal, sys, time
 import duckdb

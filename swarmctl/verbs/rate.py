@@ -7,6 +7,7 @@ correction without any score counts as down: the answer was not what it should h
 
 from __future__ import annotations
 
+import secrets
 import shlex
 import shutil
 import subprocess
@@ -15,9 +16,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swarmctl.dispatch.record import fresh_id, timestamp
+from swarmctl.dispatch.record import timestamp
 from swarmctl.errors import SwarmError, UsageError
-from swarmctl.exchange import CROCKFORD, Rating, stars_to_score
+from swarmctl.exchange import CROCKFORD, Rating, new_id, stars_to_score
 from swarmctl.ledger.journal import append
 from swarmctl.ledger.lookup import Found, find, standing_rating
 from swarmctl.ledger.terminal import recall
@@ -161,17 +162,17 @@ def _corrected(exchange: Record, opinion: Opinion) -> str | None:
 def _blank(found: Found, terminal: str, now: float) -> Rating:
     """A rating that says nothing yet. Its id sorts after every rating before it, whatever the clock did."""
     exchange = found.exchange
-    now = max([now, *(_moment(one["id"]) + 0.001 for one in found.ratings)])
-    return Rating(id=fresh_id(now), at=timestamp(now), exchange=exchange["id"], model=exchange["model"],
-                  digest=exchange.get("digest", ""), category=exchange["category"], host=exchange["host"],
-                  terminal=terminal)
+    moment = max([int(now * 1000), *(_milliseconds(one["id"]) + 1 for one in found.ratings)])
+    return Rating(id=new_id(moment, secrets.randbits(30)), at=timestamp(moment / 1000),
+                  exchange=exchange["id"], model=exchange["model"], digest=exchange.get("digest", ""),
+                  category=exchange["category"], host=exchange["host"], terminal=terminal)
 
 
-def _moment(identity: str) -> float:
-    """The seconds since 1970 in an id; 0 where it is not one of ours."""
-    milliseconds = 0
+def _milliseconds(identity: str) -> int:
+    """The time in an id, in milliseconds since 1970; 0 where it is not one of ours."""
+    moment = 0
     for letter in identity[:10]:
         if letter not in CROCKFORD:
-            return 0.0
-        milliseconds = milliseconds << 5 | CROCKFORD.index(letter)
-    return milliseconds / 1000
+            return 0
+        moment = moment << 5 | CROCKFORD.index(letter)
+    return moment
