@@ -24,7 +24,7 @@ MIB = 1 << 20
 #: llama.cpp pads each slot's context to this many tokens (src/llama-context.cpp, GGML_PAD)
 CONTEXT_STEP = 256
 #: what is tried, largest first, where nobody named a context
-CONTEXTS = (16384, 8192, 4096, 2048)
+CONTEXTS = (8192, 4096, 2048)
 #: bytes relative to F16: a q8_0 block holds 32 values in 34 bytes
 CACHE_SCALE = {"f16": 1.0, "q8_0": 34 / 64}
 #: a CUDA or HIP context and its compute buffers
