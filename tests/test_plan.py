@@ -32,10 +32,12 @@ PIDS = itertools.count(100_000)
 FACTS = Facts(hostname="h", system="Linux", release="6.1", machine="x86_64", user="ada", uid=1000,
               home="/home/ada", data_dir=DATA,
               cpu=Cpu("a CPU", threads=16, cores=8, features=("avx2", "fma")),
-              memory=32 * GIB, memory_available=30 * GIB, swap_used=0, disk=Disk(DATA, "/dev/x", "ext4", 10**12, 10**12),
+              memory=32 * GIB, memory_available=30 * GIB, swap_used=0,
+              disk=Disk(DATA, "/dev/x", "ext4", 10**12, 10**12),
               libc="glibc2.36")
 TINY = ModelFile("tiny", "/m/tiny.gguf", "a" * 64, 1_400_000, 670_000, "F16", 1024, 3, 1536, "t")
-EIGHT_B = ModelFile("eight", "/m/eight.gguf", "b" * 64, int(4.9e9), int(8.2e9), "Q4_K_M", 40960, 36, 147_456, "t")
+EIGHT_B = ModelFile("eight", "/m/eight.gguf", "b" * 64, int(4.9e9), int(8.2e9), "Q4_K_M", 40960, 36,
+                    147_456, "t")
 HUGE = ModelFile("huge", "/m/huge.gguf", "c" * 64, int(40e9), int(70e9), "Q4_K_M", 8192, 80, 327_680, "t")
 FILES = {model.name: model for model in (TINY, EIGHT_B, HUGE)}
 
@@ -307,7 +309,8 @@ SEEN = st.builds(
     lambda gpus, tools, memory, cores, systemd: facts(
         *gpus, tools=tools, memory=memory * GIB, systemd_user=systemd,
         cpu=Cpu("x", cores * 2, cores, ("avx2",))),
-    GPUS, st.sets(st.sampled_from(["nvcc", "hipcc", "glslc", "vulkan"])), st.integers(1, 256), st.integers(1, 64),
+    GPUS, st.sets(st.sampled_from(["nvcc", "hipcc", "glslc", "vulkan"])), st.integers(1, 256),
+    st.integers(1, 64),
     st.booleans())
 
 
