@@ -51,7 +51,7 @@ check: dev  ## ruff, mypy, import-linter, deptry
 	deptry .
 
 tests: dev  ## pytest alone (set ARGS for its arguments)
-	@eval "$$(demo/runtime-env.sh)"; pytest --cov --cov-report=term:skip-covered $(ARGS)
+	@eval "$$(tests/runtime_env.sh)"; pytest --cov --cov-report=term:skip-covered $(ARGS)
 
 system:
 	@demo/system.sh sshd ip
@@ -68,7 +68,7 @@ record: runtime  ## Run the demo and put what it showed into docs/demo.txt and t
 
 bench: runtime  ## Measure start, time to first token, status, tunnels and journal
 	$(LOCKS) bench
-	@eval "$$(demo/runtime-env.sh)"; for each in bench/*.py; do echo; python $$each; done
+	@eval "$$(tests/runtime_env.sh)"; for each in bench/*.py; do echo; python $$each; done
 
 clean:  ## Remove .venv and what tools leave here (not ~/.cache/swarmctl)
 	rm -rf .venv .venv.lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov

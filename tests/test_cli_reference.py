@@ -47,5 +47,6 @@ def test_every_command_shown_in_the_docs_exists(page):
     path = ROOT / page
     for file in [path] if path.is_file() else sorted(path.glob("*.md")):
         text = file.read_text(encoding="utf-8")
-        shown = re.findall(r"^\s*(?:\$ )?swarmctl(?: -i \S+)? ([a-z]+)", text, re.MULTILINE)
+        typed = "\n".join(re.findall(r"(?ms)^```(?:sh|bash|console)\n(.*?)^```", text))
+        shown = re.findall(r"^\s*(?:\$ )?swarmctl(?: -i \S+)? ([a-z]+)", typed, re.MULTILINE)
         assert set(shown) <= set(COMMANDS), file
