@@ -27,8 +27,7 @@ def build(
 ) -> None:
     """Build llama.cpp for this machine, once; a later run finds it in the store.
 
-    May be interrupted: the compilers go on in the background, and the next run watches them or goes on from
-    there.
+    May be interrupted; the next run goes on from there.
     """
     from swarmctl.cli.progress_view import Progress
     from swarmctl.verbs.runtime import build as verb

@@ -11,7 +11,7 @@ folder=$data/builds/$key
 echo $$ >"$folder/pid"
 trap 'status=$?; trap - TERM EXIT; echo "$status" >"$folder/status.part"; mv "$folder/status.part" "$folder/status"
       exit "$status"' EXIT
-trap 'kill 0; exit 143' TERM INT
+trap 'exit 143' TERM INT
 
 if [ ! -d "$folder/src" ]; then
     echo "stage unpacking the sources"

@@ -121,9 +121,9 @@ build_state() { # KEY OFFSET: `running|ended STATUS|lost`, then the log from byt
     tail -c +"$(($2 + 1))" "$folder/log" 2>/dev/null
 }
 
-build_stop() { # KEY: end a build and all its compilers
+build_stop() { # KEY: end a build and all its compilers; the next one goes on where it stopped
     folder=$data/builds/$1
-    if building "$folder"; then kill -TERM "$pid"; fi
+    if building "$folder"; then kill -TERM -"$pid" 2>/dev/null || kill -TERM "$pid"; fi
 }
 
 # --- servers

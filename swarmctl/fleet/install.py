@@ -145,7 +145,8 @@ def _jobs(facts: Facts, backend: str) -> int:
 
 def _follow(remote: Remote, step: InstallRuntime, facts: Facts, tell: Teller) -> None:
     """Watch a build until it ends, over a broken connection too: the build does not mind."""
-    deadline, offset, tail, stage = time.monotonic() + BUILD_LIMIT, 0, "", "building"
+    deadline, offset, tail = time.monotonic() + BUILD_LIMIT, 0, ""
+    stage, fraction = "building", None
     while True:
         done = attempt(remote, "build_state", facts.data_dir, step.key, str(offset))
         if done.exit_status != 0:
@@ -153,10 +154,8 @@ def _follow(remote: Remote, step: InstallRuntime, facts: Facts, tell: Teller) ->
         state, _, text = done.stdout.partition("\n")
         offset += len(text.encode())
         tail = (tail + text)[-20_000:]
-        for line in text.splitlines():
-            stage = line.removeprefix("stage ") if line.startswith("stage ") else stage
-            if (fraction := progress_of(line)) is not None:
-                tell(stage, fraction)
+        stage, fraction = _latest(text, stage, fraction)
+        tell(stage, fraction)
         if state.startswith("ended"):
             _judge(remote.host, state, tail, f"{facts.data_dir}/builds/{step.key}/log")
             return
@@ -166,8 +165,18 @@ def _follow(remote: Remote, step: InstallRuntime, facts: Facts, tell: Teller) ->
         if time.monotonic() > deadline:
             raise SwarmError(f"the build has not ended within {BUILD_LIMIT / 3600:.0f} h", host=remote.host,
                              hint="it goes on there; run `up` again later")
-        tell(stage)
         time.sleep(POLL)
+
+
+def _latest(text: str, stage: str, fraction: float | None) -> tuple[str, float | None]:
+    """The stage that a piece of the log ends in, and how far it is."""
+    for line in text.splitlines():
+        if line.startswith("stage "):
+            stage, fraction = line.removeprefix("stage "), None
+        else:
+            known = progress_of(line)
+            fraction = fraction if known is None else known
+    return stage, fraction
 
 
 def _judge(host: str, state: str, tail: str, log: str) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import UsageError
+from swarmctl.fleet.host_shell import on_host
 from swarmctl.fleet.install import build_on_host
 from swarmctl.fleet.local import LocalRemote
 from swarmctl.fleet.progress import Teller
@@ -42,8 +43,10 @@ class Built:
 
 def build(paths: Paths, event: Callable[[Event], None], *, backend: str = "auto", jobs: int | None = None,
           airgap: str | None = None) -> tuple[Built, bool]:
-    """Have the build for this machine in the store; whether it had to be made. Cut anywhere, it goes on next
-    time."""
+    """Have the build for this machine in the store; whether it had to be made.
+
+    Cut anywhere, it goes on next time. An interrupt ends the compilers, a kill does not.
+    """
     if backend not in BACKENDS:
         raise UsageError(f"there is no backend {backend}", hint=f"there are {', '.join(BACKENDS)}")
     store, work = Store.of(paths, airgap), paths.cache / "build"
@@ -57,7 +60,11 @@ def build(paths: Paths, event: Callable[[Event], None], *, backend: str = "auto"
         made = store.runtime_tar(step.key) is None
         if made:
             tell(step.reason, state="begun")
-            build_on_host(remote, step, seen, Limits(build_jobs=jobs), store, tell)
+            try:
+                build_on_host(remote, step, seen, Limits(build_jobs=jobs), store, tell)
+            except KeyboardInterrupt:
+                on_host(remote, "build_stop", seen.data_dir, step.key)
+                raise
             shutil.rmtree(work, ignore_errors=True)
             tell("", 1.0, state="done")
     return _built(store, step.key, native=True), made
