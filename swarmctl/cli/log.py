@@ -65,7 +65,9 @@ def list_exchanges(
     found = verb.listing(context.paths, wanted, context.clock())
     if as_json:
         return _json(_objects(found))
-    _table(("id", "when", "category", "answered by", "s", "rated", "question"), map(_line, found.rows))
+    year = _local(context.clock()).year
+    _table(("id", "when", "category", "s", "rated", "answered by", "question"),
+           (_line(row, year) for row in found.rows), fixed=5)
     return None
 
 
@@ -100,9 +102,10 @@ def search(
     found = verb.search(context.paths, text, limit)
     if as_json:
         return _json(_objects(found))
-    _table(("id", "when", "answered by", "in", "text"), (
-        (one, _when(at), f"{model} on {host}", part, _around(content, text))
-        for one, at, model, host, part, content in found.rows))
+    year = _local(context.clock()).year
+    _table(("id", "when", "in", "answered by", "text"), (
+        (one, _when(at, year), part, f"{model} on {host}", _around(content, text))
+        for one, at, model, host, part, content in found.rows), fixed=3)
     return None
 
 
@@ -155,7 +158,7 @@ def rebuild(ctx: typer.Context, as_json: Json = False) -> None:
     synced = verb.rebuild(context.paths)
     if as_json:
         return _json({"records": synced.records, "torn": synced.torn, "ledger": str(context.paths.ledger)})
-    torn = f"; {_lines(synced.torn)} torn, `swarmctl log check` tells which" if synced.torn else ""
+    torn = f"; {_many(synced.torn, 'line')} torn, `swarmctl log check` tells which" if synced.torn else ""
     sys.stdout.write(f"{context.paths.ledger}: {synced.records} records{torn}\n")
     return None
 
@@ -173,17 +176,18 @@ def check(ctx: typer.Context, as_json: Json = False) -> None:
     if as_json:
         return _json({"files": found.files, "records": dict(found.kinds), "torn": torn})
     kinds = ", ".join(f"{kind} {count}" for kind, count in sorted(found.kinds.items())) or "no records"
-    sys.stdout.write(printable(f"{len(found.files)} files: {kinds}; {_lines(len(torn))} torn\n"))
+    files = _many(len(found.files), "file")
+    sys.stdout.write(printable(f"{files}: {kinds}; {_many(len(torn), 'line')} torn\n"))
     for line in torn:
         sys.stdout.write(printable(f"{line['file']}:{line['line']}: {line['reason']}\n"))
     return None
 
 
-def _line(row: Sequence[Any]) -> tuple[str, ...]:
+def _line(row: Sequence[Any], year: int) -> tuple[str, ...]:
     identity, at, category, model, host, finish, seconds, score, stars, question = row
     ending = "" if finish == "stop" else f" ({finish})"
-    return (identity, _when(at), category or "", f"{model} on {host}{ending}",
-            "" if seconds is None else f"{seconds:.1f}", _worth(score, stars), question or "")
+    return (identity, _when(at, year), category or "", "" if seconds is None else f"{seconds:.1f}",
+            _worth(score, stars), f"{model} on {host}{ending}", question or "")
 
 
 def _worth(score: float | None, stars: int | None) -> str:
@@ -192,9 +196,16 @@ def _worth(score: float | None, stars: int | None) -> str:
     return "" if score is None else "up" if score > 0 else "down"
 
 
-def _when(at: datetime | None) -> str:
-    """A moment of the ledger, which is UTC, by this machine's clock."""
-    return at.replace(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M") if at else ""
+def _when(at: datetime | None, year: int) -> str:
+    """A moment of the ledger, which is UTC, by this machine's clock; of other years than this one the day."""
+    if at is None:
+        return ""
+    here = _local(at.replace(tzinfo=UTC).timestamp())
+    return here.strftime("%m-%d %H:%M") if here.year == year else here.strftime("%Y-%m-%d")
+
+
+def _local(moment: float) -> datetime:
+    return datetime.fromtimestamp(moment, UTC).astimezone()
 
 
 def _around(content: str, text: str) -> str:
@@ -204,8 +215,8 @@ def _around(content: str, text: str) -> str:
     return f"{'…' if start else ''}{piece}{'…' if start + len(text) + 2 * CONTEXT < len(content) else ''}"
 
 
-def _lines(count: int) -> str:
-    return "1 line" if count == 1 else f"{count} lines"
+def _many(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _objects(table: Table) -> list[dict[str, Any]]:
@@ -252,15 +263,16 @@ def _text(value: Any) -> str:  # noqa: ANN401
     return json.dumps(plain, ensure_ascii=False) if isinstance(plain, dict | list) else str(plain)
 
 
-def _table(columns: Iterable[str], rows: Iterable[Sequence[Any]]) -> None:
-    """One line a row, cut at the terminal's width, control characters made visible."""
+def _table(columns: Iterable[str], rows: Iterable[Sequence[Any]], fixed: int = 0) -> None:
+    """One line a row, control characters made visible; only the first `fixed` columns are never cut."""
     from rich.console import Console
     from rich.table import Table as Grid
     from rich.text import Text
 
     grid = Grid(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        grid.add_column(Text(printable(str(column))), no_wrap=True, overflow="ellipsis")
+    for place, column in enumerate(columns):
+        grid.add_column(Text(printable(column), no_wrap=True, overflow="ellipsis"), no_wrap=place < fixed)
     for row in rows:
-        grid.add_row(*(Text(printable(" ".join(_text(value)[:CELL].split()))) for value in row))
+        texts = (printable(" ".join(_text(value)[:CELL].split())) for value in row)
+        grid.add_row(*(Text(text, no_wrap=True, overflow="ellipsis") for text in texts))
     Console(file=sys.stdout, width=None if sys.stdout.isatty() else WIDTH).print(grid)

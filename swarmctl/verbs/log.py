@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -225,7 +226,8 @@ def _copy(connection: Any, table: str, path: Path, form: str) -> None:  # noqa: 
         connection.execute(f"COPY (FROM {table}) TO $part (FORMAT {form})", {"part": str(part)})
         part.replace(path)
     except (OSError, duckdb.IOException) as exc:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink()
         raise LedgerError(f"cannot write {path}: {str(exc).splitlines()[0]}",
                           hint="is there room, and is the folder yours to write?") from exc
 
