@@ -38,7 +38,9 @@ MERGE_DEPTH = 8
 UNITS = {"": 1, "K": 10**3, "M": 10**6, "G": 10**9, "T": 10**12,
          "Ki": 2**10, "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
 NULLS = ("", "~", "null", "Null", "NULL")
-FLOAT = re.compile(r"[-+]?(?:[0-9]{1,18}(?:\.[0-9]{0,18})?|\.[0-9]{1,18})(?:[eE][-+]?[0-9]{1,3})?")
+EXPONENT = r"[eE][-+]?[0-9]{1,3}"
+POINTED = r"(?:[0-9]{1,18}\.[0-9]{0,18}|\.[0-9]{1,18})"
+FLOAT = re.compile(rf"[-+]?(?:{POINTED}(?:{EXPONENT})?|[0-9]{{1,18}}{EXPONENT})")
 TRUTHS = {"true": True, "True": True, "TRUE": True, "false": False, "False": False, "FALSE": False}
 
 
