@@ -58,7 +58,7 @@ def paths(tmp_path):
 def run(paths, tmp_path, monkeypatch):
     """The command line in this process, a day later: what it printed, or the error it raised."""
     context = Context(paths, {"SWARMCTL_TERMINAL": "here"}, tmp_path / "inventory.yaml", lambda: NOW)
-    monkeypatch.setattr(Context, "make", lambda inventory: context)
+    monkeypatch.setattr(Context, "make", lambda _: context)
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
 
