@@ -71,13 +71,14 @@ trap 'exit 143' TERM
 trap 'exit 129' HUP
 
 printf '%sswarmctl%s makes one language-model service out of a handful of unequal machines.\n' "$bold" "$plain"
-say "Three of them follow, each a real OpenSSH server on a port of this machine. The models are tiny ones that ship"
-say "with swarmctl: the small one knows capitals and spelling, the large one also sums, notes and a little Python."
+say "Here are three, each a real OpenSSH server on a port of this machine. Their models are tiny ones that"
+say "ship with swarmctl: the small one knows capitals, the large one also sums, notes and a little Python."
 
 title "A lab: three SSH hosts on this machine"
 run swarmctl lab up --mode loopback
 eval "$(swarmctl lab env)"
-say "worlock has a long context and the highest electricity bill, spinoza is small and cheap, calisota is in between."
+say "spinoza is cheap and holds the small model, calisota the large one with a short context, and worlock the"
+say "large one with a long context and the highest electricity bill."
 
 title "What would be done, and why"
 run swarmctl up --dry-run
@@ -107,8 +108,8 @@ run swarmctl rate down --correction 2 --comment "cannot count letters"
 
 title "Everything is on record"
 run swarmctl log
-run swarmctl log sql "select model, category, count(*) as answers, round(avg(score), 2) as score
-from exchanges left join ratings on ratings.exchange = exchanges.id group by all order by all"
+run swarmctl log sql "select e.model, e.category, count(*) as answers, round(avg(score), 2) as score
+  from exchanges e left join ratings r on r.exchange = e.id group by all order by all"
 
 title "And back to nothing"
 run swarmctl down
