@@ -66,9 +66,9 @@ docs: install  ## Write docs/cli.md from the command line itself
 record: runtime  ## Run the demo and put what it showed into docs/demo.txt and the README
 	@python docs/record_demo.py
 
-bench: runtime  ## Measure start, time to first token, status, tunnels and journal
+bench: runtime  ## Measure start, first token, status, tunnels and journal; prints tables
 	$(LOCKS) bench
-	@eval "$$(tests/runtime_env.sh)"; for each in bench/*.py; do echo; python $$each; done
+	@for each in start first_token status tunnels journal; do python bench/$$each.py; done
 
 clean:  ## Remove .venv and what tools leave here (not ~/.cache/swarmctl)
 	rm -rf .venv .venv.lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
