@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from swarmctl.errors import CommandFailed, DiskFull, RemoteError, SwarmError
 from swarmctl.fleet.host_shell import ToolMissing, attempt, explain, on_host, script
-from swarmctl.fleet.store import writing
 from swarmctl.runtimes.llamacpp_build import SDIST, SDIST_SHA256, SOURCE_FOLDER, TARGETS
 
 if TYPE_CHECKING:
@@ -81,9 +80,10 @@ def build_on_host(remote: Remote, step: InstallRuntime, facts: Facts, limits: Li
 def fetch_runtime(remote: Remote, data_dir: str, key: str, store: Store, tell: Teller) -> None:
     """Copy a host's build into the store."""
     there = on_host(remote, "pack", data_dir, key, timeout=300).strip()
-    with writing(store.root / "runtimes" / f"{key}.tar.gz") as part:
-        remote.get(there, part, timeout=3600, progress=lambda size: tell(f"fetched {size / 1e6:,.1f} MB"))
-        store.add_runtime(key, part)
+    with store.scratch() as folder:
+        copy = folder / f"{key}.tar.gz"
+        remote.get(there, copy, timeout=3600, progress=lambda size: tell(f"fetched {size / 1e6:,.1f} MB"))
+        store.add_runtime(key, copy)
     on_host(remote, "unpacked", data_dir, key)
 
 

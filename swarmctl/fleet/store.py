@@ -7,6 +7,7 @@ be deleted.
 
 from __future__ import annotations
 
+import errno
 import importlib.util
 import json
 import os
@@ -15,6 +16,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from hashlib import file_digest, sha256
@@ -75,19 +77,24 @@ class Store:
         """Unpack a build into the store and keep its tar. Raises SwarmError where it holds no
         llama-server."""
         folder = self.root / "runtimes" / key
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".part-") as temporary:
-            part = Path(temporary) / "new"
+        with self.scratch() as temporary:
+            part = temporary / "new"
             _unpack(tarball, part)
             (part / ".complete").touch()
             if folder.exists():
                 shutil.rmtree(folder)
             part.rename(folder)
-        kept = folder.with_name(f"{key}.tar.gz")
-        if tarball != kept:
-            with writing(kept) as new:
-                shutil.copyfile(tarball, new)
+        with writing(folder.with_name(f"{key}.tar.gz")) as kept:
+            shutil.copyfile(tarball, kept)
         return folder
+
+    @contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A folder beside the builds for as long as the block runs."""
+        runtimes = self.root / "runtimes"
+        runtimes.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=runtimes, prefix=".part-") as folder:
+            yield Path(folder)
 
     @contextmanager
     def claim(self, key: str, *, on_wait: Callable[[str], None]) -> Iterator[None]:
@@ -167,13 +174,13 @@ def hash_file(path: Path) -> str:
 def writing(path: Path) -> Iterator[Path]:
     """A path to write to, which takes the name `path` when the block ends well. Translates a full disk."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{os.getpid()}.{threading.get_ident()}.part")
     try:
         yield part
         part.replace(path)
     except OSError as exc:
-        raise DiskFull(f"{path} cannot be written: {exc.strerror}",
-                       hint="free some space and try again") from exc
+        kind = DiskFull if exc.errno in (errno.ENOSPC, errno.EDQUOT) else SwarmError
+        raise kind(f"{path} cannot be written: {exc.strerror}", hint=f"see {path.parent}") from exc
     finally:
         part.unlink(missing_ok=True)
 
