@@ -3,8 +3,8 @@
     python bench/journal.py
 
 Every row is written as a command would: open, write, make durable, close, in processes of their own. SQLite
-runs in WAL mode with synchronous=FULL; DuckDB, which one process at a time may open, is retried until it opens
-or 20 seconds have passed. Afterwards the rows that are there are counted against those that were acknowledged.
+runs in WAL mode with synchronous=FULL; DuckDB, which one process at a time may open, is retried until it
+opens or 20 seconds have passed. Afterwards the rows that are there are counted against those acknowledged.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ def main():
     rows = [measure(way, crowd) for crowd in CROWDS for way in ROWS]
     show("Recording one exchange", "python bench/journal.py",
          ("processes at once", "way", "median", "p95", "slowest", "rows written", "given up", "lost"), rows,
-         "Each row is an exchange of about 1.5 kB, durable before the clock stops. A row that DuckDB could not "
-         f"be opened for within {PATIENCE:g} s is given up.")
+         "Each row is an exchange of about 1.5 kB, durable before the clock stops. A row is given up when "
+         f"its database could not be used for {PATIENCE:g} s.")
 
 
 def measure(way, crowd):

@@ -6,10 +6,12 @@ import csv
 import io
 import json
 import os
+import re
 import stat
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import duckdb
 import pytest
@@ -22,6 +24,7 @@ from swarmctl.cli.log_show import page
 from swarmctl.errors import LedgerError, SwarmError, UsageError
 from swarmctl.ledger import journal, store
 from swarmctl.ledger.lookup import Found
+from swarmctl.ledger.rows import COLUMNS
 from swarmctl.ledger.scores import scores
 from swarmctl.ledger.terminal import Last, remember
 from swarmctl.verbs import log as verb
@@ -364,3 +367,15 @@ def test_the_exit_status_of_a_wrong_statement_is_that_of_wrong_usage(paths, tmp_
                           capture_output=True, text=True)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("swarmctl: Binder Error: ")
+
+
+def test_the_page_about_the_ledger_names_every_column_and_its_examples_run(paths):
+    text = (Path(__file__).parents[1] / "docs" / "ledger.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(\w+)`", text))
+    for table, columns in COLUMNS.items():
+        assert f"**{table}**" in text
+        assert set(columns) <= named, table
+    assert all(f"**{view}**" in text for view in verb.VIEWS)
+    examples = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
+    assert len(examples) == 6
+    assert all(verb.query(paths, example).columns for example in examples)
