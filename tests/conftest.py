@@ -1,4 +1,5 @@
-"""Shared fixtures: labs of real SSH hosts, and the built llama.cpp. Everything that is started here is ended here."""
+"""Shared fixtures: labs of real SSH hosts, and the built llama.cpp. Everything that is started here is
+ended here."""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def can_make_namespaces() -> bool:
 
 @pytest.fixture(scope="session")
 def make_lab(tmp_path_factory) -> Iterator[Callable[..., Lab]]:
-    """A function that makes and starts a lab: make_lab(mode="loopback", hosts=3). Each is wiped in the end."""
+    """A function that makes and starts a lab: make_lab(mode="loopback", hosts=3). Each is wiped in the
+    end."""
     try:
         find_sshd()
     except SwarmError as exc:
@@ -58,7 +60,8 @@ def lab_loopback(make_lab) -> Lab:
 
 @pytest.fixture(scope="session")
 def lab_netns(make_lab) -> Lab:
-    """Three hosts in network namespaces, shared by all tests: leave it as you found it. Skips without root."""
+    """Three hosts in network namespaces, shared by all tests: leave it as you found it. Skips without
+    root."""
     return make_lab("netns")
 
 
@@ -80,8 +83,10 @@ def cable_lab(make_lab) -> Iterator[Lab]:
 
 @pytest.fixture(scope="session")
 def llamacpp_bin() -> Path:
-    """The folder of llama-server and its companions: SWARMCTL_TEST_LLAMACPP, else the build in the user's cache."""
-    found = next((folder for folder in _llamacpp_folders() if all((folder / name).is_file() for name in BINARIES)), None)
+    """The folder of llama-server and its companions: SWARMCTL_TEST_LLAMACPP, else the build in the user's
+    cache."""
+    found = next((folder for folder in _llamacpp_folders()
+                  if all((folder / name).is_file() for name in BINARIES)), None)
     if found is None:
         pytest.skip("llama.cpp is not built: `swarmctl runtime build` does it, or set SWARMCTL_TEST_LLAMACPP")
     return found

@@ -88,7 +88,8 @@ def test_a_changed_key_is_refused_with_its_fingerprint(lab, reach):
 @both_roads
 def test_hashed_names_in_the_users_own_file_count(lab, reach, tmp_path):
     shutil.copy(lab.paths.known_hosts, tmp_path / "known hosts")
-    subprocess.run(("ssh-keygen", "-q", "-H", "-f", str(tmp_path / "known hosts")), check=True, capture_output=True)
+    subprocess.run(("ssh-keygen", "-q", "-H", "-f", str(tmp_path / "known hosts")), check=True,
+                   capture_output=True)
     lab.paths.known_hosts.write_text("")
     config = tmp_path / "config"
     config.write_text(lab.ssh_config.read_text() + f'  UserKnownHostsFile "{tmp_path}/known hosts"\n')
@@ -133,7 +134,8 @@ def certified(lab, tmp_path):
         ca = tmp_path / "ca"
         if not ca.exists():
             subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(ca)), check=True)
-        subprocess.run(("ssh-keygen", "-q", "-s", str(ca), "-I", "worlock", *((role,) if role else ()), "-n", principal,
+        subprocess.run(("ssh-keygen", "-q", "-s", str(ca), "-I", "worlock", *((role,) if role else ()), "-n",
+                        principal,
                         "-V", validity, str(host.folder / "host_key.pub")), check=True)
         _more_config(lab, host, f'HostCertificate "{host.folder}/host_key-cert.pub"')
         return " ".join((tmp_path / "ca.pub").read_text().split()[:2])
@@ -227,11 +229,13 @@ def test_names_patterns_negations_and_ports_match_as_in_openssh():
                               f"a?c ssh-ed25519 {ED25519}\n")
     matching = {name: [key.line for key in lines if key.matches(name)]
                 for name in ("good.lan", "bad.lan", "[h]:2222", "h", "abc", "ABC", "ac")}
-    assert matching == {"good.lan": [1], "bad.lan": [], "[h]:2222": [2], "h": [], "abc": [3], "ABC": [3], "ac": []}
+    assert matching == {"good.lan": [1], "bad.lan": [], "[h]:2222": [2], "h": [], "abc": [3], "ABC": [3],
+                        "ac": []}
 
 
 def test_lines_that_make_no_sense_are_passed_over():
-    text = f"# comment\n\nh\nh ssh-ed25519\nh ssh-ed25519 !!!\n@odd h ssh-ed25519 {ED25519}\n|1|x|y ssh-ed25519 {ED25519}\n"
+    text = (f"# comment\n\nh\nh ssh-ed25519\nh ssh-ed25519 !!!\n@odd h ssh-ed25519 {ED25519}\n"
+            f"|1|x|y ssh-ed25519 {ED25519}\n")
     lines = parse_known_hosts(text)
     assert not any(key.matches("h") for key in lines)
 
@@ -253,7 +257,8 @@ def test_any_of_several_recorded_keys_will_do():
 def test_recorded_key_types_come_first():
     known = parse_known_hosts(f"h ssh-rsa {ED25519}\nx ssh-dss {ED25519}\nh ssh-ed25519 {ED25519}\n")
     assert known_kinds(known, "h") == ("ssh-rsa", "ssh-ed25519")
-    assert known_algorithms(("ssh-rsa", "ssh-ed25519")) == ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa", "ssh-ed25519")
+    assert known_algorithms(("ssh-rsa", "ssh-ed25519")) == ("rsa-sha2-512", "rsa-sha2-256", "ssh-rsa",
+                                                            "ssh-ed25519")
 
 
 def test_the_fingerprint_is_the_one_ssh_keygen_prints(lab_loopback):
@@ -289,9 +294,11 @@ def test_a_torn_certificate_is_none(lab_loopback, cut):
 
 
 @pytest.mark.parametrize(("said", "kind"), [
-    ("No ED25519 host key is known for h and you have requested strict checking.\r\nHost key verification failed.\r\n",
+    ("No ED25519 host key is known for h and you have requested strict checking.\r\n"
+     "Host key verification failed.\r\n",
      HostKeyUnknown),
-    ("@@@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @@@ key sent is\nSHA256:abc.\nHost key verification failed.",
+    ("@@@ WARNING: REMOTE HOST IDENTIFICATION HAS CHANGED! @@@ key sent is\nSHA256:abc.\n"
+     "Host key verification failed.",
      HostKeyChanged),
     ("ssh: connect to host h port 22: Connection timed out", HostUnreachable),
     ("", HostUnreachable),
@@ -301,7 +308,8 @@ def test_what_ssh_says_becomes_our_errors(said, kind):
 
 
 def _fingerprint(host) -> str:
-    shown = subprocess.run(("ssh-keygen", "-lf", str(host.folder / "host_key.pub")), capture_output=True, text=True,
+    shown = subprocess.run(("ssh-keygen", "-lf", str(host.folder / "host_key.pub")), capture_output=True,
+                           text=True,
                            check=True).stdout
     return shown.split()[1]
 
@@ -312,7 +320,7 @@ def _more_config(lab, host, line: str) -> None:
 
     original = sshd.sshd_config
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sshd, "sshd_config", lambda *args: original(*args) + line + "\n")
+        patch.setattr(sshd, "sshd_config", lambda *args, **more: original(*args, **more) + line + "\n")
         host.restart_sshd()
 
 

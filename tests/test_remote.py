@@ -26,8 +26,8 @@ from swarmctl.errors import (
     SwarmError,
     TransferFailed,
 )
-from swarmctl.fleet import transfer, wire
 from swarmctl.fleet import remote as remote_module
+from swarmctl.fleet import transfer, wire
 from swarmctl.fleet.remote import FabricRemote, LocalRemote, connect, foreign_errors, translate
 from swarmctl.fleet.ssh_config import (
     Destination,
@@ -39,6 +39,7 @@ from swarmctl.fleet.ssh_config import (
     split_paths,
 )
 from swarmctl.inventory import Host
+from swarmctl.lab.processes import alive
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small tmpfs needs root")
 
@@ -113,7 +114,8 @@ def test_stdin_that_nobody_reads_is_no_failure(remote):
 
 
 def test_much_output_on_both_streams_at_once_blocks_nothing(remote):
-    script = 'i=0; while [ $i -lt 300 ]; do head -c 4096 /dev/zero; head -c 4096 /dev/zero >&2; i=$((i+1)); done'
+    script = ("i=0; while [ $i -lt 300 ]; do head -c 4096 /dev/zero; head -c 4096 /dev/zero >&2; "
+              "i=$((i+1)); done")
     done = remote.run(("sh", "-c", script), timeout=60)
     assert (len(done.stdout), len(done.stderr)) == (300 * 4096, 300 * 4096)
 
@@ -160,7 +162,7 @@ def test_many_commands_share_one_remote(remote):
 
 def _gone(pid: int) -> bool:
     for _ in range(100):
-        if not Path(f"/proc/{pid}").exists():
+        if not alive(pid):
             return True
         time.sleep(0.05)
     return False
@@ -409,7 +411,8 @@ def test_a_key_that_is_refused_says_so(lab_loopback, tmp_path):
 
 
 def test_a_key_with_a_passphrase_is_named(lab_loopback, tmp_path):
-    subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(tmp_path / "locked")), check=True)
+    subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "secret", "-f", str(tmp_path / "locked")),
+                   check=True)
     config = _config(lab_loopback, tmp_path, identity=tmp_path / "locked")
     with pytest.raises(AuthenticationFailed, match="locked needs a passphrase: ssh-add it"):
         over_ssh(lab_loopback, config=config).run(("true",), timeout=10)
@@ -487,14 +490,17 @@ def test_a_proxy_command_with_tokens_holds(lab_loopback, tmp_path):
 
 def test_a_user_certificate_named_in_the_config_is_presented(lab, tmp_path):
     for name in ("ca", "user"):
-        subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)), check=True)
+        subprocess.run(("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / name)),
+                       check=True)
     me = subprocess.run(("id", "-un"), capture_output=True, text=True, check=True).stdout.strip()
-    subprocess.run(("ssh-keygen", "-q", "-s", str(tmp_path / "ca"), "-I", "test", "-n", me, str(tmp_path / "user.pub")),
+    subprocess.run(("ssh-keygen", "-q", "-s", str(tmp_path / "ca"), "-I", "test", "-n", me,
+                    str(tmp_path / "user.pub")),
                    check=True)
     (tmp_path / "user-cert.pub").rename(tmp_path / "elsewhere.pub")
     door = lab.host("worlock").folder / "authorized_keys"
     door.write_text("cert-authority " + (tmp_path / "ca.pub").read_text())
-    config = _config(lab, tmp_path, identity=tmp_path / "user", more=f"  CertificateFile {tmp_path}/elsewhere.pub\n")
+    config = _config(lab, tmp_path, identity=tmp_path / "user",
+                     more=f"  CertificateFile {tmp_path}/elsewhere.pub\n")
     remote = over_ssh(lab, config=config)
     assert remote.run(("echo", "in"), timeout=10).stdout == "in\n"
     remote.close()
@@ -540,7 +546,8 @@ def test_what_is_no_destination_is_refused(text):
 
 def test_the_command_that_resolves_an_alias():
     assert resolve_argv(Destination("w"), None) == ("ssh", "-G", "--", "w")
-    assert resolve_argv(Destination("w", "me", 5), "/a b") == ("ssh", "-G", "-F", "/a b", "-l", "me", "-p", "5",
+    assert resolve_argv(Destination("w", "me", 5), "/a b") == ("ssh", "-G", "-F", "/a b", "-l", "me", "-p",
+                                                               "5",
                                                               "--", "w")
 
 
@@ -549,7 +556,8 @@ def resolved(text="", host="h", port=22):
 
 
 def test_what_ssh_resolved_is_read():
-    made = resolved("identityfile ~/.ssh/a\nidentityfile /k/%r@%h\nproxyjump a,b\nhostkeyalias none\n", "H", 2222)
+    made = resolved("identityfile ~/.ssh/a\nidentityfile /k/%r@%h\nproxyjump a,b\nhostkeyalias none\n", "H",
+                    2222)
     assert made.identity_files == (str(Path("~/.ssh/a").expanduser()), "/k/me@H")
     assert made.jumps == ("a", "b")
     assert made.known_as == "[h]:2222"
@@ -572,7 +580,8 @@ def test_every_ssh_is_strict_and_reads_our_known_hosts_first():
 def test_jump_hosts_are_nested_with_the_same_strictness():
     target = resolved("proxyjump one,two\n", "10.0.0.9", 2200)
     hops = {name: replace(resolved(host=name), destination=Destination(name)) for name in ("one", "two")}
-    argv = jump_argv(target, lookup=hops.__getitem__, known_hosts=Path("/k"), ssh_config="/c", connect_timeout=3)
+    argv = jump_argv(target, lookup=hops.__getitem__, known_hosts=Path("/k"), ssh_config="/c",
+                     connect_timeout=3)
     assert argv is not None
     assert argv[-4:] == ("-W", "10.0.0.9:2200", "--", "two")
     inner = next(part for part in argv if part.startswith("ProxyCommand="))
@@ -588,7 +597,7 @@ def test_jump_hosts_in_a_circle_are_told():
 
 def test_a_config_that_ssh_cannot_read_is_told(tmp_path):
     (tmp_path / "c").write_text("Bogus yes\n")
-    with pytest.raises(SwarmError, match="Bogus|bogus"):
+    with pytest.raises(SwarmError, match=r"(?i)bogus"):
         resolve("h", str(tmp_path / "c"))
 
 
@@ -604,7 +613,8 @@ def _subclasses(root: type) -> set[type]:
 
 
 def _instance(kind: type[Exception], key) -> Exception:
-    arguments = {"BadHostKeyException": ("h", key, key), "NoValidConnectionsError": ({("h", 22): OSError("x")},),
+    arguments = {"BadHostKeyException": ("h", key, key),
+                 "NoValidConnectionsError": ({("h", 22): OSError("x")},),
                  "ProxyCommandFailure": ("cmd", 1), "ChannelException": (1, "no"),
                  "BadAuthenticationType": ("x", ["publickey"]), "PartialAuthentication": (["x"],)}
     return kind(*arguments.get(kind.__name__, ("x",)))
@@ -616,9 +626,11 @@ def test_every_foreign_error_becomes_one_of_ours(lab_loopback):
 
     key = paramiko.Ed25519Key.from_private_key_file(str(lab_loopback.folder / "client_key"))
     found = {kind for kind in _subclasses(paramiko.SSHException) if kind.__module__ == family.__name__}
-    found |= {family.NoValidConnectionsError, socket.gaierror, TimeoutError, ConnectionResetError, BrokenPipeError,
+    found |= {family.NoValidConnectionsError, socket.gaierror, TimeoutError, ConnectionResetError,
+              BrokenPipeError,
               OSError, EOFError}
-    listed = {kind for kind in vars(family).values() if isinstance(kind, type) and issubclass(kind, Exception)}
+    listed = {kind for kind in vars(family).values() if isinstance(kind, type)
+              and issubclass(kind, Exception)}
     assert listed <= found
     for kind in found:
         assert issubclass(kind, foreign_errors())

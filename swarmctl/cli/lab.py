@@ -6,7 +6,7 @@ import json
 import shlex
 import sys
 from dataclasses import asdict
-from enum import Enum
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,10 +21,10 @@ app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, add_completion=Fa
                   help="A swarm of three real SSH hosts on this machine, to try it all.")
 
 Folder = Annotated[Path | None, typer.Option("--folder", metavar="FOLDER", envvar="SWARMCTL_LAB",
-                                             help="The lab's folder, instead of the one in swarmctl's state.")]
+                                             help="The lab's folder, instead of the usual one.")]
 
 
-class Mode(str, Enum):
+class Mode(StrEnum):
     """How the lab's hosts are kept apart."""
 
     loopback = "loopback"
@@ -52,7 +52,8 @@ def up(
 @app.command()
 def down(
     ctx: typer.Context,
-    wipe: Annotated[bool, typer.Option("--wipe", help="Remove the lab's folder too, answers and all.")] = False,
+    wipe: Annotated[bool,
+                    typer.Option("--wipe", help="Remove the lab's folder too, answers and all.")] = False,
     folder: Folder = None,
 ) -> None:
     """Stop the lab: tunnels, model servers, sshd."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 def trust(
     ctx: typer.Context,
     host: Annotated[str, typer.Argument(help="A host of the inventory, or any SSH alias or address.")],
-    replace: Annotated[bool, typer.Option("--replace", help="Accept it in place of the recorded key.")] = False,
+    replace: Annotated[bool,
+                       typer.Option("--replace", help="Accept it in place of the recorded key.")] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Show a host's SSH key and accept it.
@@ -30,7 +31,8 @@ def trust(
 
     context: Context = ctx.obj
     ssh, ssh_config, connect_timeout = _destination(context, host)
-    offer = offered_key(context.paths, host=host, ssh=ssh, ssh_config=ssh_config, connect_timeout=connect_timeout)
+    offer = offered_key(context.paths, host=host, ssh=ssh, ssh_config=ssh_config,
+                        connect_timeout=connect_timeout)
     _show(offer)
     if offer.verdict == "known":
         sys.stderr.write("That is the recorded key: nothing to do.\n")
@@ -68,5 +70,6 @@ def _confirm(yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise UsageError("nobody is here to compare the fingerprint", hint="add --yes if it is known to be right")
+        raise UsageError("nobody is here to compare the fingerprint",
+                         hint="add --yes if it is known to be right")
     typer.confirm("Is that the machine's own key?", abort=True, err=True)

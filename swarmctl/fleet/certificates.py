@@ -32,9 +32,12 @@ class Certificate:
     signature: bytes
 
     def vouches_for(self, host: str, now: float) -> bool:
-        """Whether it is a host's certificate, for that name, at that time, without conditions we do not know."""
-        named = not self.principals or any(fnmatchcase(host.lower(), name.lower()) for name in self.principals)
-        return self.role == HOST and named and not self.critical and self.valid_after <= now < self.valid_before
+        """Whether it is a host's certificate, for that name, at that time, without conditions we do not
+        know."""
+        names = (name.lower() for name in self.principals)
+        named = not self.principals or any(fnmatchcase(host.lower(), name) for name in names)
+        in_time = self.valid_after <= now < self.valid_before
+        return self.role == HOST and named and in_time and not self.critical
 
 
 def parse_certificate(blob: bytes) -> Certificate | None:
@@ -85,7 +88,8 @@ def _parse(reader: _Reader) -> Certificate | None:
     authority = reader.string()
     signed = reader.data[:reader.at]
     key = b"".join(struct.pack(">I", len(field)) + field for field in (kind.encode(), *fields))
-    return Certificate(kind, key, role, principals, after, before, critical, authority, signed, reader.string())
+    return Certificate(kind, key, role, principals, after, before, critical, authority, signed,
+                       reader.string())
 
 
 def _strings(packed: bytes) -> tuple[str, ...]:

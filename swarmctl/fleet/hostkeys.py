@@ -1,8 +1,8 @@
 """Host keys: what known_hosts files say of a host, and whether a presented key is the known one.
 
-Pure text and bytes (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT): hashed names, patterns, `[host]:port`, @cert-authority and
-@revoked. paramiko reads none of the markers and fails on a host whose second key type is the known one, so the
-verdict is made here and paramiko only asks for it.
+Pure text and bytes (sshd(8), SSH_KNOWN_HOSTS FILE FORMAT): hashed names, patterns, `[host]:port`,
+@cert-authority and @revoked. paramiko reads none of the markers and fails on a host whose second key type
+is the known one, so the verdict is made here and paramiko only asks for it.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ def parse_known_hosts(text: str, file: str = "") -> tuple[KnownKey, ...]:
 
 
 def judge(known: Sequence[KnownKey], name: str, blob: bytes) -> Verdict:
-    """Whether a plain key may be accepted for that name. A line of another key counts as changed, of any type:
-    a host that hides its known key behind a new type is not the host we knew."""
+    """Whether a plain key may be accepted for that name. A line of another key counts as changed, of any
+    type: a host that hides its known key behind a new type is not the host we knew."""
     lines = [key for key in known if key.matches(name) and key.marker != "@cert-authority"]
     if any(key.marker == "@revoked" and key.blob == blob for key in lines):
         return "revoked"
@@ -100,7 +100,8 @@ def fingerprint(blob: bytes) -> str:
 def without(text: str, name: str) -> str:
     """The text of a known_hosts file less its plain lines for that name."""
     gone = {key.line for key in parse_known_hosts(text) if key.matches(name) and not key.marker}
-    return "".join(line for number, line in enumerate(text.splitlines(keepends=True), 1) if number not in gone)
+    lines = enumerate(text.splitlines(keepends=True), 1)
+    return "".join(line for number, line in lines if number not in gone)
 
 
 def _parse_line(line: str, file: str, number: int) -> KnownKey | None:

@@ -28,7 +28,8 @@ class LocalRemote(ShellRemote):
         """See ShellRemote.execute. Past `timeout` the whole group is ended."""
         started = time.monotonic()
         try:
-            process = subprocess.Popen(tuple(argv), stdin=subprocess.PIPE if source else subprocess.DEVNULL, bufsize=0,
+            process = subprocess.Popen(tuple(argv), stdin=subprocess.PIPE if source else subprocess.DEVNULL,
+                                       bufsize=0,
                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
         except OSError as exc:
             return Completed(tuple(argv), 127, "", f"{argv[0]}: {exc.strerror}", time.monotonic() - started)

@@ -1,7 +1,8 @@
 """Many hosts at once, over a bounded number of threads, each result as soon as it is there.
 
-A host that hangs holds up nobody: past its limit it is reported as timed out, its thread is left behind (threads cannot
-be ended) and another takes its place. The threads are daemons, so that Ctrl-C leaves at once.
+A host that hangs holds up nobody: past its limit it is reported as timed out, its thread is left behind
+(threads cannot be ended) and another takes its place. The threads are daemons, so that Ctrl-C leaves at
+once.
 """
 
 from __future__ import annotations
@@ -22,10 +23,11 @@ Result = TypeVar("Result")
 
 def over_hosts(items: Iterable[Item], work: Callable[[Item], Result], *, limit: int = 32,
                timeout: float = 3600.0) -> Iterator[tuple[Item, Result | SwarmError]]:
-    """Do `work` for every item and yield (item, what it returned or the SwarmError it raised), first done first.
+    """Do `work` for every item and yield (item, what it returned or the SwarmError it raised), first done
+    first.
 
-    At most `limit` run at once, each for at most `timeout` seconds. Any other exception is a defect and is raised
-    here. Leaving the iterator early starts nothing more.
+    At most `limit` run at once, each for at most `timeout` seconds. Any other exception is a defect and is
+    raised here. Leaving the iterator early starts nothing more.
     """
     pool = _Pool(tuple(items), work, timeout)
     pool.start(min(limit, len(pool.items)))
@@ -36,7 +38,8 @@ def over_hosts(items: Iterable[Item], work: Callable[[Item], Result], *, limit: 
 
 
 class _Pool(Generic[Item, Result]):
-    """One run of over_hosts. `running` maps an item's number to when it started; whoever removes it reports it."""
+    """One run of over_hosts. `running` maps an item's number to when it started; whoever removes it reports
+    it."""
 
     def __init__(self, items: tuple[Item, ...], work: Callable[[Item], Result], timeout: float) -> None:
         self.items = items
@@ -80,7 +83,8 @@ class _Pool(Generic[Item, Result]):
         """An item past its limit, taken off the list; its thread's result will be dropped."""
         now = time.monotonic()
         with self._lock:
-            late = next((number for number, since in self._running.items() if now - since >= self._timeout), None)
+            late = next((number for number, since in self._running.items() if now - since >= self._timeout),
+                        None)
             if late is not None:
                 del self._running[late]
         return late

@@ -1,9 +1,9 @@
 """One host over SSH: run a command, move files. The only module that knows fabric.
 
-`Remote` is the seam: FabricRemote for hosts over SSH, LocalRemote for `ssh: local`, and a function-fed fake in
-tests. Commands are argv tuples joined with shlex; success is an exit status, never a text match. Foreign exceptions
-become `swarmctl.errors` here and nowhere else. fabric holds the connection; commands run on channels of our own,
-because its runner takes only text on stdin, and polls.
+`Remote` is the seam: FabricRemote for hosts over SSH, LocalRemote for `ssh: local`, and a function-fed fake
+in tests. Commands are argv tuples joined with shlex; success is an exit status, never a text match. Foreign
+exceptions become `swarmctl.errors` here and nowhere else. fabric holds the connection; commands run on
+channels of our own, because its runner takes only text on stdin, and polls.
 """
 
 from __future__ import annotations
@@ -51,6 +51,9 @@ from swarmctl.fleet.wire import Proxy, open_proxy, open_tcp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from fabric import Connection
+    from paramiko import Channel, PKey, SSHClient, Transport
+
     from swarmctl.inventory import Host
     from swarmctl.paths import Paths
 
@@ -60,10 +63,12 @@ STALL_LIMIT = 30.0  # seconds without a byte moving before a write is given up
 KILL_TIMEOUT = 5.0
 KEEPALIVE = 5  # seconds of silence before a keepalive; wire.DEAD_AFTER decides when no answer means broken
 PIECE = 1 << 18
-#: Says its process id on stderr and becomes the command. Closing a channel leaves a silent command running under
+#: Says its process id on stderr and becomes the command. Closing a channel leaves a silent command running
+#: under
 #: OpenSSH, and its sshd takes no signals (RFC 4254, 6.9) for root or without privilege separation.
 ANNOUNCE = 'echo "swarmctl-pid $$" >&2; exec "$@"'
-END = 'kill -TERM -"$1" 2>/dev/null || kill -TERM "$1"; sleep 1; kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"'
+END = ('kill -TERM -"$1" 2>/dev/null || kill -TERM "$1"; sleep 1; '
+       'kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"')
 _ANNOUNCED = re.compile(r"^swarmctl-pid (\d+)\r?\n", re.MULTILINE)
 
 
@@ -84,7 +89,7 @@ class FabricRemote(ShellRemote):
         self._paths = paths
         self._ssh_config = ssh_config
         self._lock = threading.Lock()
-        self._session: Any = None  # a fleet.session.Session
+        self._session: Session | None = None
 
     def execute(self, argv: Sequence[str], *, timeout: float, source: Iterator[bytes] | None = None,
                 sink: Callable[[bytes], None] | None = None) -> Completed:
@@ -117,7 +122,7 @@ class FabricRemote(ShellRemote):
         if session:
             session.close()
 
-    def _collect(self, channel: Any, argv: Sequence[str], output: Output, error: Output,  # noqa: ANN401
+    def _collect(self, channel: Channel, argv: Sequence[str], output: Output, error: Output,
                  started: float, timeout: float) -> None:
         """Read both streams to their end and wait for the status."""
         deadline = started + timeout
@@ -129,7 +134,7 @@ class FabricRemote(ShellRemote):
         if not ended:
             self._end(error)
             raise timed_out(self.host, argv, timeout)
-        if channel.exit_status == -1 and not channel.transport.is_active():
+        if channel.exit_status == -1 and not (self._session and self._session.alive):
             raise ConnectionLost(f"the connection broke during `{shorten(argv)}`", host=self.host,
                                  hint="run the same again; every step here can be repeated")
 
@@ -145,7 +150,7 @@ class FabricRemote(ShellRemote):
             channel.status_event.wait(KILL_TIMEOUT)
             channel.close()
 
-    def _channel(self) -> Any:  # noqa: ANN401  a paramiko.Channel
+    def _channel(self) -> Channel:
         """A new channel; where the kept connection has died since its last use, on a new connection."""
         with self._lock:
             if self._session and self._session.alive:
@@ -155,13 +160,14 @@ class FabricRemote(ShellRemote):
                 self._session.close()
             self._session = None
             try:
-                self._session = open_session(self.host, self._target, self._paths, self._ssh_config, self._timeout)
+                self._session = open_session(self.host, self._target, self._paths, self._ssh_config,
+                                             self._timeout)
                 return self._session.channel()
             except foreign_errors() as exc:
                 raise translate(exc, self.host, connecting=True) from exc
 
 
-def _drain(channel: Any, output: Output, error: Output, deadline: float) -> bool:  # noqa: ANN401
+def _drain(channel: Channel, output: Output, error: Output, deadline: float) -> bool:
     """Read both streams to their end and wait for the status; False past the deadline."""
     with selectors.PollSelector() as selector:
         selector.register(channel.fileno(), selectors.EVENT_READ)
@@ -181,7 +187,7 @@ def _drain(channel: Any, output: Output, error: Output, deadline: float) -> bool
 class Session:
     """An authenticated connection: fabric's, and the process that carries it where there are jump hosts."""
 
-    def __init__(self, connection: Any, proxy: Proxy | None, timeout: float) -> None:  # noqa: ANN401
+    def __init__(self, connection: Connection, proxy: Proxy | None, timeout: float) -> None:
         self._connection = connection
         self._proxy = proxy
         self._timeout = timeout
@@ -191,9 +197,10 @@ class Session:
         """Whether the transport still runs, as far as we have heard."""
         return bool(self._connection.is_connected)
 
-    def channel(self) -> Any:  # noqa: ANN401
+    def channel(self) -> Channel:
         """Open one more channel."""
-        return self._connection.transport.open_session(timeout=self._timeout)
+        opened: Channel = self._connection.transport.open_session(timeout=self._timeout)
+        return opened
 
     def close(self) -> None:
         """End the connection and its proxy."""
@@ -217,17 +224,20 @@ def open_session(host: str, target: str, paths: Paths, ssh_config: str | None, t
         connection = fabric.Connection(
             resolved.hostname, user=resolved.user, port=resolved.port, forward_agent=False,
             config=fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig()),
-            connect_kwargs={"sock": sock, "timeout": patience, "banner_timeout": patience, "auth_timeout": patience,
+            connect_kwargs={"sock": sock, "timeout": patience, "banner_timeout": patience,
+                            "auth_timeout": patience,
                             "channel_timeout": patience, "transport_factory": gate.transport,
                             "auth_strategy": KeyAuthentication(resolved)})
         connection.client.set_missing_host_key_policy(gate)
         connection.open()
     except BaseException as exc:
-        said = proxy.failure() if proxy and isinstance(exc, (OSError, EOFError, paramiko.SSHException)) else None
+        said = proxy.failure() if proxy and isinstance(exc,
+                                                       (OSError, EOFError, paramiko.SSHException)) else None
         if proxy:
             proxy.close()
         if said is not None:
-            raise error_from_stderr(said, host, hop_names(resolved, lambda hop: resolve(hop, ssh_config))) from exc
+            raise error_from_stderr(said, host,
+                                    hop_names(resolved, lambda hop: resolve(hop, ssh_config))) from exc
         raise
     connection.transport.set_keepalive(KEEPALIVE)
     return Session(connection, proxy, patience)
@@ -246,8 +256,9 @@ class HostKeyGate:
         self._authorities = authorities(known, name)
         self._presented = b""
 
-    def transport(self, sock: Any, **options: Any) -> Any:  # noqa: ANN401  paramiko's transport_factory
-        """A transport that asks for certificates where we have authorities, then for the recorded key types."""
+    def transport(self, sock: socket.socket, **options: Any) -> Transport:  # noqa: ANN401  as paramiko calls it
+        """A transport that asks for certificates where we have authorities, then for the recorded key
+        types."""
         import paramiko
 
         gate = self
@@ -256,7 +267,8 @@ class HostKeyGate:
             @property
             def preferred_keys(self) -> tuple[str, ...]:
                 plain = tuple(name for name in super().preferred_keys if not name.endswith(SUFFIX))
-                first = [name for name in known_algorithms(known_kinds(gate._known, gate._name)) if name in plain]
+                first = [name for name in known_algorithms(known_kinds(gate._known, gate._name))
+                         if name in plain]
                 vouched = [name + SUFFIX for name in plain] if gate._authorities else []
                 return (*vouched, *first, *(name for name in plain if name not in first))
 
@@ -266,7 +278,7 @@ class HostKeyGate:
 
         return GatedTransport(sock, **options)
 
-    def missing_host_key(self, client: Any, hostname: str, key: Any) -> None:  # noqa: ANN401, ARG002  paramiko's
+    def missing_host_key(self, _client: SSHClient, _hostname: str, key: PKey) -> None:
         """Judge the presented key; returning accepts it."""
         certificate = parse_certificate(self._presented)
         blob = certificate.key if certificate else self._presented
@@ -292,13 +304,14 @@ class HostKeyGate:
 
 
 class KeyAuthentication:
-    """Public keys in OpenSSH's order: the agent's, then IdentityFile's with their certificates. Never a prompt."""
+    """Public keys in OpenSSH's order: the agent's, then IdentityFile's with their certificates. Never a
+    prompt."""
 
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
         self._locked: list[str] = []
 
-    def authenticate(self, transport: Any) -> None:  # noqa: ANN401  paramiko's auth_strategy
+    def authenticate(self, transport: Transport) -> None:
         """Try every key; raises AuthenticationException when none was accepted."""
         import paramiko
 
@@ -317,7 +330,7 @@ class KeyAuthentication:
         locked = f"; {', '.join(self._locked)} needs a passphrase: ssh-add it" if self._locked else ""
         raise paramiko.AuthenticationException(f"{self._resolved.user}, {tried} keys offered{locked}")
 
-    def _keys(self) -> Iterator[Any]:
+    def _keys(self) -> Iterator[PKey]:
         import paramiko
 
         files = self._resolved.identity_files
@@ -334,11 +347,12 @@ class KeyAuthentication:
             except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
                 continue
             else:
-                yield from _with_certificates(partial(paramiko.PKey.from_path, file), self._resolved.certificate_files)
+                yield from _with_certificates(partial(paramiko.PKey.from_path, file),
+                                              self._resolved.certificate_files)
                 yield key
 
 
-def _agent_keys(address: str | None) -> Iterator[Any]:
+def _agent_keys(address: str | None) -> Iterator[PKey]:
     """The keys of the SSH agent at that socket."""
     import paramiko
 
@@ -369,7 +383,8 @@ def foreign_errors() -> tuple[type[Exception], ...]:
     import invoke.exceptions
     import paramiko
 
-    return (paramiko.SSHException, paramiko.pkey.UnknownKeyType, OSError, EOFError, fabric.exceptions.GroupException,
+    return (paramiko.SSHException, paramiko.pkey.UnknownKeyType, OSError, EOFError,
+            fabric.exceptions.GroupException,
             fabric.exceptions.NothingToDo, invoke.exceptions.Failure, invoke.exceptions.ThreadException)
 
 
@@ -389,5 +404,6 @@ def translate(exc: Exception, host: str, *, connecting: bool) -> RemoteError:
     if isinstance(exc, (paramiko.ssh_exception.IncompatiblePeer, paramiko.ssh_exception.MessageOrderError)):
         return HostUnreachable(f"its SSH server cannot be spoken to ({said})", host=host)
     if connecting:
-        return HostUnreachable(f"no SSH connection ({said})", host=host, hint=UNREACHABLE_HINT.format(host=host))
+        return HostUnreachable(f"no SSH connection ({said})", host=host,
+                               hint=UNREACHABLE_HINT.format(host=host))
     return ConnectionLost(f"the connection broke ({said})", host=host, hint="run the same again")

@@ -1,7 +1,8 @@
 """The seam: what a `Remote` is, and run, put and get built on one way to execute a command.
 
-Whoever can run argv with bytes going in and coming out is a remote: over SSH (remote.py) or here (local.py). Output is
-bounded, lines are handed on as they come, and stdin is fed from a thread so that no pipe can block another.
+Whoever can run argv with bytes going in and coming out is a remote: over SSH (remote.py) or here
+(local.py). Output is bounded, lines are handed on as they come, and stdin is fed from a thread so that no
+pipe can block another.
 """
 
 from __future__ import annotations
@@ -44,8 +45,8 @@ class Remote(Protocol):
             on_line: Callable[[str], None] | None = None) -> Completed:
         """Run a command. `on_line` gets each line of stdout as it comes.
 
-        Raises CommandFailed on a non-zero status where `check`, CommandTimeout past `timeout` seconds (the remote
-        process is told to end), ConnectionLost, HostUnreachable, HostKeyUnknown, HostKeyChanged,
+        Raises CommandFailed on a non-zero status where `check`, CommandTimeout past `timeout` seconds (the
+        remote process is told to end), ConnectionLost, HostUnreachable, HostKeyUnknown, HostKeyChanged,
         AuthenticationFailed.
         """
         ...
@@ -54,8 +55,9 @@ class Remote(Protocol):
             progress: Callable[[int], None] | None = None) -> None:
         """Copy a file there: resumes a broken `remote`.part, verifies `sha256` on the host, then renames.
 
-        `progress` gets the total bytes there so far, first the offset it resumes from. Raises TransferFailed or
-        ConnectionLost (what arrived is kept, unless its hash is wrong) and DiskFull (nothing is kept).
+        `progress` gets the total bytes there so far, first the offset it resumes from. Raises
+        TransferFailed or ConnectionLost (what arrived is kept, unless its hash is wrong) and DiskFull
+        (nothing is kept).
         """
         ...
 
@@ -141,9 +143,11 @@ class Output:
 
 
 class Feeder:
-    """Feeds stdin from a thread. A reader that stops reading is its own affair; a source that fails is ours."""
+    """Feeds stdin from a thread. A reader that stops reading is its own affair; a source that fails is
+    ours."""
 
-    def __init__(self, source: Iterator[bytes], write: Callable[[bytes], object], close: Callable[[], object]) -> None:
+    def __init__(self, source: Iterator[bytes], write: Callable[[bytes], object],
+                 close: Callable[[], object]) -> None:
         self._source = source
         self._write = write
         self._close = close
@@ -180,7 +184,8 @@ class Feeder:
 
 def timed_out(host: str, argv: Sequence[str], timeout: float) -> CommandTimeout:
     """A command ran past its limit."""
-    return CommandTimeout(f"`{shorten(argv)}` did not end within {timeout:g} s and was told to stop", host=host)
+    return CommandTimeout(f"`{shorten(argv)}` did not end within {timeout:g} s and was told to stop",
+                          host=host)
 
 
 def shorten(argv: Sequence[str], width: int = 120) -> str:

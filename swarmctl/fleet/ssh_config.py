@@ -1,8 +1,8 @@
 """What OpenSSH would do with a destination, asked of OpenSSH itself: `ssh -G`.
 
 Aliases, Include, Match, tokens and defaults are resolved by the client people already trust, so nothing of
-~/.ssh/config is parsed here. Owns the argv of every `ssh` that swarmctl starts: strict host keys, our known_hosts
-before the user's, no prompts, and the same for each jump host.
+~/.ssh/config is parsed here. Owns the argv of every `ssh` that swarmctl starts: strict host keys, our
+known_hosts before the user's, no prompts, and the same for each jump host.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A destination as `ssh -G` resolved it. `options` holds every line of its output, keyed in lower case."""
+    """A destination as `ssh -G` resolved it. `options` holds every line of its output, keyed in lower
+    case."""
 
     destination: Destination
     hostname: str
@@ -115,8 +116,8 @@ class Resolved:
         user = pwd.getpwuid(os.getuid()).pw_name
         node = socket.gethostname()
         tokens = {"%": "%", "d": str(Path.home()), "h": self.hostname, "i": str(os.getuid()), "l": node,
-                  "L": node.split(".")[0], "n": self.destination.host, "p": str(self.port), "r": self.user, "u": user,
-                  "k": self.option("hostkeyalias") or self.destination.host}
+                  "L": node.split(".")[0], "n": self.destination.host, "p": str(self.port), "r": self.user,
+                  "u": user, "k": self.option("hostkeyalias") or self.destination.host}
         return re.sub(r"%(.)", lambda found: tokens.get(found[1], found[0]), text)
 
     def path(self, text: str) -> str:
@@ -126,7 +127,8 @@ class Resolved:
 
 
 def resolve(target: str | Destination, ssh_config: str | None) -> Resolved:
-    """Ask OpenSSH what a destination means. `ssh_config` replaces the user's and the system's files, as `ssh -F`."""
+    """Ask OpenSSH what a destination means. `ssh_config` replaces the user's and the system's files, as
+    `ssh -F`."""
     destination = Destination.parse(target) if isinstance(target, str) else target
     argv = resolve_argv(destination, ssh_config)
     try:
@@ -136,7 +138,8 @@ def resolve(target: str | Destination, ssh_config: str | None) -> Resolved:
         raise SwarmError("the OpenSSH client `ssh` is not on PATH", hint="install openssh-client") from exc
     except subprocess.TimeoutExpired as exc:
         raise HostUnreachable(f"`{shlex.join(argv)}` did not end within {RESOLVE_TIMEOUT:g} s",
-                              host=destination.host, hint="look for a `Match exec` in the SSH config") from exc
+                              host=destination.host,
+                              hint="look for a `Match exec` in the SSH config") from exc
     if done.returncode != 0:
         said = done.stderr.decode(errors="replace").strip()
         raise SwarmError(f"OpenSSH cannot read its config for this host: {said}", host=destination.host)
@@ -164,7 +167,8 @@ def config_argv(ssh_config: str | None) -> tuple[str, ...]:
 
 def client_argv(resolved: Resolved, *, known_hosts: Path, ssh_config: str | None,
                 connect_timeout: float) -> tuple[str, ...]:
-    """The start of an `ssh` command to that host: no prompts, strict host keys (ours, then the user's), a timeout.
+    """The start of an `ssh` command to that host: no prompts, strict host keys (ours, then the user's), a
+    timeout.
 
     The destination and what to do there follow. `ssh` gives its command line precedence over the config file.
     """
@@ -177,13 +181,14 @@ def client_argv(resolved: Resolved, *, known_hosts: Path, ssh_config: str | None
         f"ConnectTimeout={max(1, round(connect_timeout))}",
         "ConnectionAttempts=1",
         "ServerAliveInterval=3",
-        "ServerAliveCountMax=3",
+        "ServerAliveCountMax=2",
         "LogLevel=ERROR",
     )
     return ("ssh", *config_argv(ssh_config), *(part for option in options for part in ("-o", option)))
 
 
-def jump_argv(target: Resolved, *, lookup: Callable[[str], Resolved], known_hosts: Path, ssh_config: str | None,
+def jump_argv(target: Resolved, *, lookup: Callable[[str], Resolved], known_hosts: Path,
+              ssh_config: str | None,
               connect_timeout: float, depth: int = MAX_JUMPS) -> tuple[str, ...] | None:
     """The `ssh -W` that carries bytes to `target` through its jump hosts; None where it has none.
 
@@ -206,7 +211,8 @@ def jump_argv(target: Resolved, *, lookup: Callable[[str], Resolved], known_host
 
 
 def hop_names(target: Resolved, lookup: Callable[[str], Resolved]) -> dict[str, str]:
-    """What `ssh` calls each jump host in its messages (known_hosts name, host name), to the name people write."""
+    """What `ssh` calls each jump host in its messages (known_hosts name, host name), to the name people
+    write."""
     found: dict[str, str] = {}
     for hop in target.jumps:
         via = lookup(hop)
@@ -226,7 +232,8 @@ def proxy_command(resolved: Resolved) -> str | None:
 
 
 def public_blobs(file: str) -> tuple[bytes, ...]:
-    """The public key of an IdentityFile, read from beside it or, where only that is here, from the file itself."""
+    """The public key of an IdentityFile, read from beside it or, where only that is here, from the file
+    itself."""
     for path in (Path(f"{file}.pub"), Path(file)):
         try:
             fields = path.read_text(encoding="ascii").split()
@@ -242,8 +249,8 @@ def quote_path(path: str) -> str:
 
 
 def split_paths(text: str) -> tuple[str, ...]:
-    """Split a list of paths as `ssh -G` prints it: blank-separated and unquoted, so a path with blanks is found by
-    joining pieces until a file of that name exists."""
+    """Split a list of paths as `ssh -G` prints it: blank-separated and unquoted, so a path with blanks is
+    found by joining pieces until a file of that name exists."""
     pieces = [piece for piece in text.split(" ") if piece and piece.lower() != "none"]
     found: list[str] = []
     while pieces:

@@ -1,7 +1,7 @@
 """What the OpenSSH client says on stderr, as our errors.
 
-`ssh` ends with 255 whatever happened, so its text is all there is; it is never localised. Only failures are read
-from text: success is an exit status.
+`ssh` ends with 255 whatever happened, so its text is all there is; it is never localised. Only failures are
+read from text: success is an exit status.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
     from swarmctl.errors import RemoteError
 
-AUTHENTICATION_HINT = ("`ssh -o BatchMode=yes {host} true` must succeed: check User and IdentityFile in the SSH config, "
-                       "or load the key with ssh-add")
+AUTHENTICATION_HINT = ("`ssh -o BatchMode=yes {host} true` must succeed: check User and IdentityFile "
+                       "in the SSH config, or load the key with ssh-add")
 UNREACHABLE_HINT = "is it switched on, and does `ssh {host}` reach it from here?"
 
 
 def error_from_stderr(text: str, host: str, hops: Mapping[str, str] | None = None) -> RemoteError:
-    """The error that a failed `ssh` means. `hops` maps what `ssh` calls the jump hosts in between to the names that
-    people write: an error of one is told with that one's name."""
+    """The error that a failed `ssh` means. `hops` maps what `ssh` calls the jump hosts in between to the
+    names that people write: an error of one is told with that one's name."""
     said = " ".join(text.replace("\r", "\n").split())
     blamed = _blamed(said, hops or {}) or host
     where = "" if blamed == host else f"at the jump host {blamed}: "
@@ -41,15 +41,17 @@ def error_from_stderr(text: str, host: str, hops: Mapping[str, str] | None = Non
 def key_unknown(host: str, presented: str, *, name: str | None = None) -> HostKeyUnknown:
     """A key that no known_hosts file holds. `name` is the jump host where that is whose key it is."""
     shown = f" ({presented})" if presented else ""
-    return HostKeyUnknown(f"{_whose(host, name)} host key{shown} is in no known_hosts file", host=host,
-                          hint=f"compare it on the machine itself, then accept it: swarmctl trust {name or host}")
+    return HostKeyUnknown(
+        f"{_whose(host, name)} host key{shown} is in no known_hosts file", host=host,
+        hint=f"compare it on the machine itself, then accept it: swarmctl trust {name or host}")
 
 
 def key_changed(host: str, presented: str, recorded: str = "", *, name: str | None = None) -> HostKeyChanged:
     """Another key than the recorded one. `name` as in key_unknown."""
     was = f", recorded is {recorded}" if recorded else ""
     return HostKeyChanged(
-        f"{_whose(host, name)} host key has changed: it presents {presented or 'another key'}{was}", host=host,
+        f"{_whose(host, name)} host key has changed: it presents {presented or 'another key'}{was}",
+        host=host,
         hint=f"reinstalled? Then: swarmctl trust {name or host} --replace\n"
              "If you know of no reason, somebody may be in between: do not connect.")
 

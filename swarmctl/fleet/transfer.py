@@ -1,8 +1,9 @@
-"""Files to and from a host over plain commands: resumed, verified by SHA-256 on the host, put in place by rename.
+"""Files to and from a host over plain commands: resumed, verified by SHA-256 on the host, put in place by
+rename.
 
-One exec channel and `cat` instead of SFTP: faster with paramiko (docs/hosts.md has the numbers), and it works where
-no SFTP server is installed. The scripts are POSIX sh without newline, backslash or exclamation mark, so that they pass
-through any login shell (fish, csh) as one quoted word.
+One exec channel and `cat` instead of SFTP: faster with paramiko (docs/hosts.md has the numbers), and it
+works where no SFTP server is installed. The scripts are POSIX sh without newline, backslash or exclamation
+mark, so that they pass through any login shell (fish, csh) as one quoted word.
 """
 
 from __future__ import annotations
@@ -24,15 +25,18 @@ if TYPE_CHECKING:
 CHUNK = 1 << 18
 SPARE = 1 << 20  # a filesystem filled to its last byte breaks more than this transfer
 
-#: $1 is the destination: prints the size of what is there, of its .part (-1 where there is none), and free bytes.
-LOOK = ('d=$(dirname -- "$1") && mkdir -p -- "$d" && for f in "$1" "$1.part"; do if [ -f "$f" ]; then wc -c < "$f"; '
-        'else echo -1; fi; done && df -Pk -- "$d" | tail -n 1 | tr -s " " | sed "s/%.*//; s/ [^ ]*$//; s/.* //"')
+#: $1 is the destination: prints the size of what is there, of its .part (-1 where there is none), and free
+#: bytes.
+LOOK = ('d=$(dirname -- "$1") && mkdir -p -- "$d" && '
+        'for f in "$1" "$1.part"; do if [ -f "$f" ]; then wc -c < "$f"; else echo -1; fi; done && '
+        'df -Pk -- "$d" | tail -n 1 | tr -s " " | sed "s/%.*//; s/ [^ ]*$//; s/.* //"')
 APPEND = 'cat >> "$1.part"'
 START = 'cat > "$1.part"'
 DROP = 'rm -f -- "$1.part"'
 #: Prints the SHA-256 of $1.
-HASH = ('if command -v sha256sum >/dev/null 2>&1; then sha256sum < "$1"; elif command -v shasum >/dev/null 2>&1; '
-        'then shasum -a 256 < "$1"; else openssl dgst -sha256 -r < "$1"; fi')
+HASH = ('if command -v sha256sum >/dev/null 2>&1; then sha256sum < "$1"; '
+        'elif command -v shasum >/dev/null 2>&1; then shasum -a 256 < "$1"; '
+        'else openssl dgst -sha256 -r < "$1"; fi')
 #: The bytes must be on the disk before the name says that they are.
 PLACE = '{ sync "$1.part" 2>/dev/null || sync; } && mv -f -- "$1.part" "$1"'
 
@@ -59,7 +63,8 @@ def put(remote: Executes, local: Path, path: str, *, sha256: str, timeout: float
     if resumed is None:
         return
     if resumed == 0 or _put_once(remote, local, path, sha256, deadline, progress) is not None:
-        raise TransferFailed(f"{path}: the bytes that arrived have not the SHA-256 {sha256[:12]}…", host=remote.host,
+        raise TransferFailed(f"{path}: the bytes that arrived have not the SHA-256 {sha256[:12]}…",
+                             host=remote.host,
                              hint=f"has {local} changed meanwhile? What arrived has been removed; try again")
 
 
@@ -70,7 +75,8 @@ def get(remote: Executes, path: str, local: Path, *, timeout: float,
     try:
         local.parent.mkdir(parents=True, exist_ok=True)
         with part.open("wb") as file:
-            done = remote.execute(("cat", "--", path), timeout=timeout, sink=partial(_receive, file, progress))
+            done = remote.execute(("cat", "--", path), timeout=timeout,
+                                  sink=partial(_receive, file, progress))
         if done.exit_status != 0:
             raise TransferFailed(f"cannot read {path}: {done.stderr.strip()}", host=remote.host)
         part.replace(local)
@@ -97,7 +103,8 @@ def _local_failure(local: Path, exc: OSError) -> SwarmError:
 
 def _put_once(remote: Executes, local: Path, path: str, sha256: str, deadline: float,
               progress: Callable[[int], None] | None) -> int | None:
-    """Copy; None where the file is there and right, else the offset from which the wrong bytes were resumed."""
+    """Copy; None where the file is there and right, else the offset from which the wrong bytes were
+    resumed."""
     size = _size(local)
     there, part, free = _look(remote, path, deadline)
     if there == size and _hash(remote, path, deadline) == sha256:

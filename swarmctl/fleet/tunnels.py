@@ -1,9 +1,10 @@
-"""Roads to servers that listen on a host's loopback: OpenSSH forwards onto unix sockets that outlive the command.
+"""Roads to servers that listen on a host's loopback: OpenSSH forwards onto unix sockets that outlive the
+command.
 
-One multiplexed master a host (ssh_config(5), ControlMaster) carries every forward. Measured against fabric's forwards
-in docs/hosts.md: with a warm tunnel `ask` makes no SSH handshake at all. `ask` loads this module, so it imports nothing
-heavy. Sockets lie in `paths.runtime`, a folder that only its owner may enter; the name of a socket is a hash, because
-a socket's path may not be long.
+One multiplexed master a host (ssh_config(5), ControlMaster) carries every forward. Measured against
+fabric's forwards in docs/hosts.md: with a warm tunnel `ask` makes no SSH handshake at all. `ask` loads this
+module, so it imports nothing heavy. Sockets lie in `paths.runtime`, a folder that only its owner may enter;
+the name of a socket is a hash, because a socket's path may not be long.
 """
 
 from __future__ import annotations
@@ -17,7 +18,6 @@ import subprocess
 import tempfile
 import time
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import HostUnreachable, SwarmError
@@ -26,6 +26,7 @@ from swarmctl.fleet.ssh_stderr import error_from_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from pathlib import Path
 
     from swarmctl.fleet.ssh_config import Resolved
     from swarmctl.paths import Paths
@@ -56,7 +57,8 @@ def is_up(path: Path) -> bool:
     return True
 
 
-def open_tunnel(paths: Paths, *, host_name: str, ssh: str, ports: Sequence[int], ssh_config: str | None = None,
+def open_tunnel(paths: Paths, *, host_name: str, ssh: str, ports: Sequence[int],
+                ssh_config: str | None = None,
                 connect_timeout: float = 5.0, linger: str = LINGER) -> dict[int, Path]:
     """Make the tunnels to those ports of a host and say where their near ends are. Open ones are left alone.
 
@@ -68,10 +70,17 @@ def open_tunnel(paths: Paths, *, host_name: str, ssh: str, ports: Sequence[int],
     with _locked(paths, host_name, connect_timeout * 2 + CONTROL_TIMEOUT):
         missing = {port: path for port, path in found.items() if not is_up(path)}
         control = control_path(paths, host_name)
-        if missing and not _master_alive(control):
-            _start_master(paths, host_name, ssh, ssh_config, connect_timeout, linger)
-        for port, path in missing.items():
-            _forward(control, host_name, port, path)
+        for last in (False, True):
+            if missing and not _master_alive(control):
+                _start_master(paths, host_name, ssh, ssh_config, connect_timeout, linger)
+            try:
+                for port, path in missing.items():
+                    _forward(control, host_name, port, path)
+            except HostUnreachable:
+                if last or is_up(control):
+                    raise
+                continue  # an idle master has just reached its end
+            break
     return found
 
 
@@ -91,18 +100,22 @@ def master_argv(resolved: Resolved, control: Path, *, known_hosts: Path, ssh_con
 
     The user's own forwards, commands and multiplexing in the SSH config are not for this connection.
     """
-    own = ("ClearAllForwardings=yes", "ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no", "RemoteCommand=none",
+    own = ("ClearAllForwardings=yes", "ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no",
+           "RemoteCommand=none",
            "RequestTTY=no", "ControlMaster=yes", f"ControlPersist={linger}", "StreamLocalBindUnlink=yes",
            "StreamLocalBindMask=0177")
-    start = client_argv(resolved, known_hosts=known_hosts, ssh_config=ssh_config, connect_timeout=connect_timeout)
+    start = client_argv(resolved, known_hosts=known_hosts, ssh_config=ssh_config,
+                        connect_timeout=connect_timeout)
     options = tuple(part for option in own for part in ("-o", option))
-    return (*start, *options, *proxy_option(proxy), "-S", _escape(control), "-N", "-f", *resolved.destination.argv)
+    return (*start, *options, *proxy_option(proxy), "-S", _escape(control), "-N", "-f",
+            *resolved.destination.argv)
 
 
 def forward_argv(control: Path, port: int, path: Path) -> tuple[str, ...]:
     """The command that adds a forward to a master. It reads no config: the master has connected already."""
     near = str(path).replace("\\", "\\\\").replace(":", "\\:")
-    return _control_argv(control, "forward", "-o", "ExitOnForwardFailure=yes", "-L", f"{near}:127.0.0.1:{port}")
+    return _control_argv(control, "forward", "-o", "ExitOnForwardFailure=yes", "-L",
+                         f"{near}:127.0.0.1:{port}")
 
 
 def _control_argv(control: Path, command: str, *more: str) -> tuple[str, ...]:
@@ -145,7 +158,8 @@ def _forward(control: Path, host_name: str, port: int, path: Path) -> None:
     path.unlink(missing_ok=True)
     status, said = _run(forward_argv(control, port, path), CONTROL_TIMEOUT)
     if status != 0 or not is_up(path):
-        raise HostUnreachable(f"no tunnel to its port {port} ({said.strip() or 'ssh gave no reason'})", host=host_name,
+        raise HostUnreachable(f"no tunnel to its port {port} ({said.strip() or 'ssh gave no reason'})",
+                              host=host_name,
                               hint="its sshd_config must allow TCP forwarding (AllowTcpForwarding)")
 
 
@@ -178,13 +192,15 @@ def _run(argv: Sequence[str], timeout: float) -> tuple[int | None, str]:
     background would hold a pipe open for ever."""
     with tempfile.TemporaryFile() as stderr:
         try:
-            done = subprocess.run(tuple(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=stderr,
+            done = subprocess.run(tuple(argv), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                                  stderr=stderr,
                                   timeout=timeout, check=False, start_new_session=True)
             status: int | None = done.returncode
         except subprocess.TimeoutExpired:
             status = None
         except FileNotFoundError as exc:
-            raise SwarmError("the OpenSSH client `ssh` is not on PATH", hint="install openssh-client") from exc
+            raise SwarmError("the OpenSSH client `ssh` is not on PATH",
+                             hint="install openssh-client") from exc
         stderr.seek(0)
         return status, stderr.read().decode(errors="replace")
 
@@ -197,7 +213,8 @@ def _locked(paths: Paths, host_name: str, timeout: float) -> Iterator[None]:
         limit = time.monotonic() + timeout
         while not _try_lock(file.fileno()):
             if time.monotonic() > limit:
-                raise HostUnreachable("another swarmctl has been opening its tunnel for too long", host=host_name)
+                raise HostUnreachable("another swarmctl has been opening its tunnel for too long",
+                                      host=host_name)
             time.sleep(0.02)
         yield
 

@@ -23,7 +23,8 @@ GRACE = 3.0
 
 
 def open_tcp(resolved: Resolved, timeout: float) -> socket.socket:
-    """A TCP connection to its address, each address of the name in turn within one `timeout`. Raises OSError."""
+    """A TCP connection to its address, each address of the name in turn within one `timeout`. Raises
+    OSError."""
     family = {"inet": socket.AF_INET, "inet6": socket.AF_INET6}.get(resolved.option("addressfamily") or "", 0)
     found = socket.getaddrinfo(resolved.hostname, resolved.port, family, socket.SOCK_STREAM)
     bind = resolved.option("bindaddress")
@@ -44,7 +45,8 @@ def open_tcp(resolved: Resolved, timeout: float) -> socket.socket:
 
 
 def open_proxy(resolved: Resolved, known_hosts: Path, ssh_config: str | None, timeout: float) -> Proxy | None:
-    """The process that carries the connection where the SSH config names ProxyJump or ProxyCommand, else None."""
+    """The process that carries the connection where the SSH config names ProxyJump or ProxyCommand, else
+    None."""
     argv = jump_argv(resolved, lookup=lambda hop: resolve(hop, ssh_config), known_hosts=known_hosts,
                      ssh_config=ssh_config, connect_timeout=timeout)
     if argv:
@@ -63,7 +65,8 @@ class Proxy:
         self.socket, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  lives as long as the process
         with theirs:
-            self._process = subprocess.Popen(tuple(argv), stdin=theirs.fileno(), stdout=theirs.fileno(), stderr=self._stderr,
+            self._process = subprocess.Popen(tuple(argv), stdin=theirs.fileno(), stdout=theirs.fileno(),
+                                             stderr=self._stderr,
                                              start_new_session=True)
 
     def failure(self) -> str | None:

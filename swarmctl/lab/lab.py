@@ -1,8 +1,9 @@
 """The lab: real SSH hosts on this machine, made in a folder and removable with it.
 
-Each host is one real sshd with its own keys, home and data folder; swarmctl reaches it exactly as it reaches any other
-host. In `loopback` mode the hosts are ports of 127.0.0.1 and need no root; in `netns` mode each lives in a network
-namespace. The folder holds everything, a SWARMCTL_HOME with inventory and known_hosts included.
+Each host is one real sshd with its own keys, home and data folder; swarmctl reaches it exactly as it
+reaches any other host. In `loopback` mode the hosts are ports of 127.0.0.1 and need no root; in `netns`
+mode each lives in a network namespace. The folder holds everything, a SWARMCTL_HOME with inventory and
+known_hosts included.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ Mode = Literal["loopback", "netns"]
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """How one host of the lab is: `sshd` is its process id where it runs, `started` what runs in its sessions."""
+    """How one host of the lab is: `sshd` is its process id where it runs, `started` what runs in its
+    sessions."""
 
     name: str
     address: str
@@ -88,7 +90,7 @@ class LabHost:
 
     def kill_sshd(self) -> None:
         """SIGKILL sshd and its sessions, as a crash would. What they started lives on."""
-        processes.send(self._ssh_processes(), signal.SIGKILL)
+        processes.kill(self._ssh_processes())
 
     def restart_sshd(self) -> None:
         """End sshd and its sessions, and start it again."""
@@ -101,7 +103,8 @@ class LabHost:
         self.restart_sshd()
 
     def cut(self) -> None:
-        """Take it off the network without a word: its cable is pulled, or on loopback all its processes freeze."""
+        """Take it off the network without a word: its cable is pulled, or on loopback all its processes
+        freeze."""
         if self.space:
             network.set_cable(self.space, up=False)
         else:
@@ -144,7 +147,8 @@ class Lab:
         if (folder / "lab.json").exists():
             return _same(cls.load(folder), mode, hosts)
         if mode == "netns" and os.geteuid() != 0:
-            raise UsageError("a lab of network namespaces needs root", hint="swarmctl lab up --mode loopback needs none")
+            raise UsageError("a lab of network namespaces needs root",
+                             hint="swarmctl lab up --mode loopback needs none")
         lab = cls(folder, mode, _plan_hosts(folder, mode, host_names(hosts)))
         lab._write(cache)
         return lab

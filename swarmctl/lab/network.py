@@ -1,7 +1,8 @@
 """Where the lab's hosts live: free ports on loopback, or one network namespace each, joined by a bridge.
 
-Namespaces need root and give every host an address, a loopback and a host name of its own, and a cable to pull. All
-names carry the lab's tag, so that two labs never meet and `down` removes this one's and nothing else.
+Namespaces need root and give every host an address, a loopback and a host name of its own, and a cable to
+pull. All names carry the lab's tag, so that two labs never meet and `down` removes this one's and nothing
+else.
 """
 
 from __future__ import annotations
@@ -58,7 +59,8 @@ def plan_namespaces(folder: Path, names: tuple[str, ...]) -> tuple[Namespace, ..
     first = int(tag, 16) % 250
     subnets = (f"10.83.{(first + step) % 250}" for step in range(250))
     subnet = next(net for net in subnets if f" {net}." not in used)
-    return tuple(Namespace(f"sw{tag}-{name}"[:60], f"sw{tag}v{number}", f"sw{tag}br", f"{subnet}.{number + 10}")
+    return tuple(Namespace(f"sw{tag}-{name}"[:60], f"sw{tag}v{number}", f"sw{tag}br",
+                           f"{subnet}.{number + 10}")
                  for number, name in enumerate(names))
 
 

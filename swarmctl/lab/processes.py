@@ -1,7 +1,9 @@
-"""Finding and ending what runs in a lab host: its sshd, the sessions below it, and all that was started in them.
+"""Finding and ending what runs in a lab host: its sshd, the sessions below it, and all that was started in
+them.
 
-A session's environment carries the host's mark (sshd.MARK); whatever a session starts inherits it, also a server that
-has long left its session. Only processes with this very lab's mark, or below this very sshd, are ever touched.
+A session's environment carries the host's mark (sshd.MARK); whatever a session starts inherits it, also a
+server that has long left its session. Only processes with this very lab's mark, or below this very sshd,
+are ever touched.
 """
 
 from __future__ import annotations
@@ -62,14 +64,26 @@ def send(pids: Iterable[int], number: signal.Signals) -> None:
 
 
 def end(pids: Iterable[int], grace: float = GRACE) -> None:
-    """SIGTERM, and SIGKILL for what is still there after `grace` seconds. Frozen processes are woken first."""
+    """SIGTERM, and SIGKILL for what is still there after `grace` seconds. Frozen processes are woken
+    first."""
     wanted = tuple(pids)
     send(wanted, signal.SIGTERM)
     send(wanted, signal.SIGCONT)
-    limit = time.monotonic() + grace
-    while any(alive(pid) for pid in wanted) and time.monotonic() < limit:
+    _await_end(wanted, grace)
+    kill(pid for pid in wanted if alive(pid))
+
+
+def kill(pids: Iterable[int]) -> None:
+    """SIGKILL, and wait until they are gone."""
+    wanted = tuple(pids)
+    send(wanted, signal.SIGKILL)
+    _await_end(wanted, GRACE)
+
+
+def _await_end(pids: tuple[int, ...], seconds: float) -> None:
+    limit = time.monotonic() + seconds
+    while any(alive(pid) for pid in pids) and time.monotonic() < limit:
         time.sleep(0.02)
-    send((pid for pid in wanted if alive(pid)), signal.SIGKILL)
 
 
 def _pids() -> Iterable[int]:
@@ -85,13 +99,15 @@ def _environ(pid: int) -> bytes:
 
 def _zombie(pid: int) -> bool:
     try:
-        return (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace").rsplit(")", 1)[1].split()[0] == "Z"
-    except (OSError, IndexError):
+        text = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:
         return False
+    return text.rpartition(")")[2].split()[:1] == ["Z"]
 
 
 def _ps(columns: str, *flags: str) -> tuple[tuple[int, str], ...]:
-    done = subprocess.run(("ps", "-A", "-ww", *flags, "-o", columns), capture_output=True, text=True, errors="replace",
+    done = subprocess.run(("ps", "-A", "-ww", *flags, "-o", columns), capture_output=True, text=True,
+                          errors="replace",
                           timeout=10, check=True)
     pairs = (line.strip().partition(" ") for line in done.stdout.splitlines() if line.strip())
     return tuple((int(pid), rest.strip()) for pid, _, rest in pairs)

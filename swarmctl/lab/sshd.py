@@ -1,11 +1,14 @@
-"""One sshd of the lab: its config as text, its start, its end. It serves one host and is nobody's system service.
+"""One sshd of the lab: its config as text, its start, its end. It serves one host and is nobody's system
+service.
 
-Works for any user above port 1024; as root it also needs the folder that sshd drops its privileges in. Sessions get a
-home folder of their own and SWARMCTL_LAB_HOST, by which everything started in them is found again.
+Works for any user above port 1024; as root it also needs the folder that sshd drops its privileges in.
+Sessions get a home folder of their own and SWARMCTL_LAB_HOST, by which everything started in them is found
+again.
 """
 
 from __future__ import annotations
 
+import getpass
 import os
 import shutil
 import socket
@@ -27,8 +30,11 @@ _PLACES = "/usr/sbin:/usr/local/sbin:/sbin:/opt/homebrew/sbin"
 PENALTIES = "PerSourcePenalties no"
 
 
-def sshd_config(folder: Path, address: str, port: int) -> str:
-    """The config of a host whose files lie in `folder`. `{folder}/authorized_keys` lets the lab's key in."""
+def sshd_config(folder: Path, address: str, port: int, *, pam: bool = False) -> str:
+    """The config of a host whose files lie in `folder`. `{folder}/authorized_keys` lets the lab's key in.
+
+    Without PAM, sshd refuses an account with a locked password, as root's is on some systems.
+    """
     return "\n".join((
         f"Port {port}",
         f"ListenAddress {address}",
@@ -39,7 +45,7 @@ def sshd_config(folder: Path, address: str, port: int) -> str:
         "PermitRootLogin prohibit-password",
         "PasswordAuthentication no",
         "KbdInteractiveAuthentication no",
-        "UsePAM no",
+        f"UsePAM {'yes' if pam else 'no'}",
         "StrictModes no",
         "UseDNS no",
         "PrintMotd no",
@@ -62,7 +68,7 @@ def find_sshd() -> str:
         _install()
         return find_sshd()
     raise SwarmError("the lab needs an SSH server, and there is no sshd here",
-                     hint="install it: sudo apt-get install openssh-server   (or your system's package of that name)")
+                     hint="install it: sudo apt-get install openssh-server")
 
 
 def make_key(path: Path, comment: str) -> None:
@@ -73,12 +79,13 @@ def make_key(path: Path, comment: str) -> None:
 
 
 def start_sshd(folder: Path, address: str, port: int, prefix: Sequence[str] = ()) -> int:
-    """Start the host's sshd and wait until it greets; its process id. `prefix` is a command that runs it elsewhere."""
+    """Start the host's sshd and wait until it greets; its process id. `prefix` is a command that runs it
+    elsewhere."""
     sshd = find_sshd()
     if os.geteuid() == 0:
         PRIVILEGE_SEPARATION.mkdir(mode=0o755, exist_ok=True)
     config = folder / "sshd_config"
-    text = sshd_config(folder, address, port)
+    text = sshd_config(folder, address, port, pam=_password_locked(getpass.getuser()))
     config.write_text(f"{PENALTIES}\n{text}", encoding="utf-8")
     if subprocess.run((sshd, "-t", "-f", str(config)), capture_output=True, timeout=START_TIMEOUT,
                       check=False).returncode != 0:
@@ -99,6 +106,15 @@ def greets(address: str, port: int, timeout: float = 1.0) -> bool:
         return False
 
 
+def _password_locked(user: str) -> bool:
+    """Whether /etc/shadow says so; who may not read it is not asked by sshd either."""
+    try:
+        lines = Path("/etc/shadow").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return False
+    return any(line.startswith(f"{user}:!") for line in lines)
+
+
 def _await_pid(pid_file: Path, folder: Path) -> int:
     """sshd writes its process id once it listens."""
     limit = time.monotonic() + START_TIMEOUT
@@ -112,7 +128,8 @@ def _await_pid(pid_file: Path, folder: Path) -> int:
 
 
 def _checked(argv: Sequence[str]) -> None:
-    done = subprocess.run(tuple(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
+    done = subprocess.run(tuple(argv), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+                          errors="replace",
                           timeout=START_TIMEOUT, check=False)
     if done.returncode != 0:
         raise SwarmError(f"`{argv[0]}` failed: {(done.stderr or done.stdout).strip()[-500:]}")
@@ -122,7 +139,8 @@ def _install() -> None:
     environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     for argv in (("apt-get", "-qq", "update"), ("apt-get", "-qq", "-y", "install", "openssh-server")):
         try:
-            subprocess.run(argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, timeout=300,
+            subprocess.run(argv, env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                           timeout=300,
                            check=True)
         except (subprocess.CalledProcessError, subprocess.TimeoutExpired) as exc:
             raise SwarmError("there is no sshd here, and `apt-get install openssh-server` failed",

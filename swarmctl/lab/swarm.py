@@ -1,14 +1,15 @@
 """The example swarm of the lab: worlock, spinoza and calisota, as inventory text.
 
-Unequal on purpose, so that routing has something to find: spinoza is cheap and holds only the small model, calisota
-holds the large one with a short context, worlock the large one with a long context and the highest electricity bill.
+Unequal on purpose, so that routing has something to find: spinoza is cheap and holds only the small model,
+calisota holds the large one with a short context, worlock the large one with a long context and the highest
+electricity bill.
 """
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,7 +20,8 @@ MODELS = {"tiny-small": {"source": "shipped:small"}, "tiny-large": {"source": "s
 
 @dataclass(frozen=True, slots=True)
 class Character:
-    """What one host of the example swarm is: its wishes, and its share of a CPU where the lab can bound that."""
+    """What one host of the example swarm is: its wishes, and its share of a CPU where the lab can bound
+    that."""
 
     roles: tuple[str, ...]
     models: tuple[tuple[str, int], ...]  # (model, context in tokens)
@@ -49,7 +51,7 @@ def character(name: str) -> Character:
 def inventory_text(hosts: Sequence[tuple[str, int, Path]], ssh_config: Path) -> str:
     """inventory.yaml for hosts given as (name, first llama.cpp port, data folder)."""
     lines = [
-        "# The lab's swarm: three SSH hosts on this machine. Written by `swarmctl lab up`; edit it as you like.",
+        "# The lab's swarm: SSH hosts on this machine. Written by `swarmctl lab up`; edit it as you like.",
         "version: 1",
         f"ssh_config: {_quoted(str(ssh_config))}",
         "energy: {price: 0.30, currency: EUR}  # per kWh",
@@ -81,6 +83,6 @@ def _flow(wish: dict[str, str]) -> str:
     return "{" + ", ".join(f"{key}: {_quoted(value)}" for key, value in wish.items()) + "}"
 
 
-def _quoted(value: Any) -> str:  # noqa: ANN401
+def _quoted(value: str) -> str:
     """A YAML scalar; JSON's strings are YAML's double-quoted ones."""
     return json.dumps(value)

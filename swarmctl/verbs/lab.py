@@ -23,7 +23,8 @@ def lab_folder(paths: Paths, environ: Mapping[str, str]) -> Path:
     return paths.state / "lab"
 
 
-def lab_up(folder: Path, *, mode: Mode | None = None, hosts: int | None = None, cache: Path | None = None) -> Lab:
+def lab_up(folder: Path, *, mode: Mode | None = None, hosts: int | None = None,
+           cache: Path | None = None) -> Lab:
     """Make the lab where there is none, and start what does not run. Running it twice changes nothing."""
     lab = _existing(folder)
     if lab is None or (mode or lab.mode) != lab.mode or (hosts or len(lab.hosts)) != len(lab.hosts):

@@ -1,7 +1,8 @@
-"""Accepting a host's key: fetched through the very road that will be used, shown, then recorded in our known_hosts.
+"""Accepting a host's key: fetched through the very road that will be used, shown, then recorded in our
+known_hosts.
 
-ssh-keyscan cannot pass a jump host, so OpenSSH itself is sent there with an empty known_hosts file to fill, and no way
-to log in. Every jump host on the way must be trusted already.
+ssh-keyscan cannot pass a jump host, so OpenSSH itself is sent there with an empty known_hosts file to fill,
+and no way to log in. Every jump host on the way must be trusted already.
 """
 
 from __future__ import annotations
@@ -49,7 +50,8 @@ def offered_key(paths: Paths, *, host: str, ssh: str, ssh_config: str | None = N
         raise error_from_stderr(said, host, hop_names(resolved, lambda hop: resolve(hop, ssh_config)))
     known = read_known_hosts((paths.known_hosts, *resolved.known_hosts))
     key = found[0]
-    return Offer(host, resolved.known_as, key.kind, fingerprint(key.blob), line, judge(known, resolved.known_as, key.blob),
+    return Offer(host, resolved.known_as, key.kind, fingerprint(key.blob), line,
+                 judge(known, resolved.known_as, key.blob),
                  recorded(known, resolved.known_as))
 
 
@@ -59,7 +61,8 @@ def trust(paths: Paths, offer: Offer, *, replace: bool = False) -> None:
     Raises HostKeyChanged without it, and for a key marked @revoked in any case.
     """
     if offer.verdict == "revoked" or (offer.verdict == "changed" and not replace):
-        was = ", ".join(f"{key.kind} {fingerprint(key.blob)} ({key.file}:{key.line})" for key in offer.recorded)
+        was = ", ".join(f"{key.kind} {fingerprint(key.blob)} ({key.file}:{key.line})"
+                        for key in offer.recorded)
         raise key_changed(offer.host, f"{offer.kind} {offer.fingerprint}", was or "revoked")
     if offer.verdict == "known":
         return
@@ -72,23 +75,28 @@ def trust(paths: Paths, offer: Offer, *, replace: bool = False) -> None:
     part.replace(file)
 
 
-def _visit(resolved: Resolved, file: Path, paths: Paths, ssh_config: str | None, connect_timeout: float) -> str:
+def _visit(resolved: Resolved, file: Path, paths: Paths, ssh_config: str | None,
+           connect_timeout: float) -> str:
     """Connect with nothing to log in with; ssh notes the key in `file`. What it said."""
     proxy = jump_argv(resolved, lookup=lambda hop: resolve(hop, ssh_config), known_hosts=paths.known_hosts,
                       ssh_config=ssh_config, connect_timeout=connect_timeout)
     argv = visit_argv(resolved, file, ssh_config=ssh_config, connect_timeout=connect_timeout, proxy=proxy)
     patience = connect_timeout * (2 + len(resolved.jumps))
     try:
-        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience, check=False)
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=patience,
+                              check=False)
     except subprocess.TimeoutExpired as exc:
-        raise HostUnreachable(f"it showed no key within {patience:g} s", host=resolved.destination.host) from exc
+        raise HostUnreachable(f"it showed no key within {patience:g} s",
+                              host=resolved.destination.host) from exc
     return done.stderr.decode(errors="replace")
 
 
 def visit_argv(resolved: Resolved, file: Path, *, ssh_config: str | None, connect_timeout: float,
                proxy: tuple[str, ...] | None) -> tuple[str, ...]:
-    """The command that has a host show its key. What is said first wins, so these options precede the usual ones."""
-    first = ("StrictHostKeyChecking=accept-new", f'UserKnownHostsFile="{file}"', "GlobalKnownHostsFile=/dev/null",
+    """The command that has a host show its key. What is said first wins, so these options precede the usual
+    ones."""
+    first = ("StrictHostKeyChecking=accept-new", f'UserKnownHostsFile="{file}"',
+             "GlobalKnownHostsFile=/dev/null",
              "HashKnownHosts=no", "CheckHostIP=no", "PreferredAuthentications=none", "ControlPath=none")
     options = tuple(part for option in first for part in ("-o", option))
     usual = client_argv(resolved, known_hosts=file, ssh_config=ssh_config, connect_timeout=connect_timeout)
