@@ -109,16 +109,14 @@ building() {
     pid=$(cat "$1/pid" 2>/dev/null) && [ -n "$pid" ] && runs "$pid" "$1/build.sh"
 }
 
-build_state() { # KEY OFFSET: `running|ended STATUS|lost`, then the log from byte OFFSET on
+build_state() { # KEY OFFSET: `running|ended|lost SIZE STATUS`, then the log from byte OFFSET to SIZE
     folder=$data/builds/$1
-    if [ -f "$folder/status" ]; then
-        echo "ended $(cat "$folder/status")"
-    elif building "$folder"; then
-        echo running
-    else
-        echo lost
-    fi
-    tail -c +"$(($2 + 1))" "$folder/log" 2>/dev/null
+    state=running
+    building "$folder" || state=lost
+    if [ -f "$folder/status" ]; then state=ended; fi # asked last: it may just have ended
+    size=$(wc -c 2>/dev/null <"$folder/log" | tr -d ' ')
+    echo "$state ${size:-0} $(cat "$folder/status" 2>/dev/null)"
+    tail -c +"$(($2 + 1))" "$folder/log" 2>/dev/null | head -c "$((${size:-0} - $2))"
 }
 
 build_stop() { # KEY: end a build and all its compilers; the next one goes on where it stopped

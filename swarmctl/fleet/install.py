@@ -67,7 +67,7 @@ def build_on_host(remote: Remote, step: InstallRuntime, facts: Facts, limits: Li
     Cut anywhere and run again, it finds the build still going, or goes on where it stopped.
     """
     require_space(remote, facts.data_dir, BUILD_DISK.get(step.backend, 2 << 30), "building llama.cpp")
-    if attempt(remote, "build_state", facts.data_dir, step.key, "0").stdout.partition("\n")[0] != "running":
+    if not attempt(remote, "build_state", facts.data_dir, step.key, "0").stdout.startswith("running"):
         if not {"c++", "g++", "clang++"} & set(facts.tools):
             raise ToolMissing("there is no C++ compiler to build llama.cpp with", host=remote.host,
                               hint=COMPILER_HINT)
@@ -151,13 +151,14 @@ def _follow(remote: Remote, step: InstallRuntime, facts: Facts, tell: Teller) ->
         done = attempt(remote, "build_state", facts.data_dir, step.key, str(offset))
         if done.exit_status != 0:
             raise explain(remote.host, "build_state", done)
-        state, _, text = done.stdout.partition("\n")
-        offset += len(text.encode())
+        head, _, text = done.stdout.partition("\n")
+        state, size, *status = head.split()
+        offset = int(size)
         tail = (tail + text)[-20_000:]
         stage, fraction = _latest(text, stage, fraction)
         tell(stage, fraction)
-        if state.startswith("ended"):
-            _judge(remote.host, state, tail, f"{facts.data_dir}/builds/{step.key}/log")
+        if state == "ended":
+            _judge(remote.host, int(*status), tail, f"{facts.data_dir}/builds/{step.key}/log")
             return
         if state == "lost":
             raise CommandFailed("the build was cut off (did the host restart?)", host=remote.host,
@@ -179,8 +180,7 @@ def _latest(text: str, stage: str, fraction: float | None) -> tuple[str, float |
     return stage, fraction
 
 
-def _judge(host: str, state: str, tail: str, log: str) -> None:
-    status = int(state.split()[1])
+def _judge(host: str, status: int, tail: str, log: str) -> None:
     if status == 0:
         return
     if "No space left on device" in tail:
