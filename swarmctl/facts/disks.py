@@ -23,8 +23,8 @@ def data_disk(sections: Sections, data_dir: str) -> tuple[Disk, tuple[str, ...]]
     for line in lines:
         disk = _disk(line, sections, None)
         if disk is not None:
-            spins = [other.rotational for other in real_disks(sections, "") if other.path == disk.path]
-            return replace(disk, rotational=spins[0] if spins else None), tuple(problems)
+            same = [other for other in real_disks(sections, "") if other.path == disk.path]
+            return (same or [disk])[0], tuple(problems)
     said = next((line for line in lines if "unwritable" not in line), "no answer")
     unknown = f"the free space at {data_dir} is unknown: df said {said[:200]!r}"
     return Disk(data_dir, "", None, 0, 0), (unknown, *problems)

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from swarmctl.facts.sections import Sections
 
 MIB = 2**20
+INTEGRATED = "integrated graphics"
+#: What a Ryzen's or a laptop's graphics call their own is a slice of the system's memory, below this.
+OWN_MEMORY = 2048 * MIB
 VENDORS: dict[str, Literal["nvidia", "amd", "intel"]] = {
     "0x10de": "nvidia", "0x1002": "amd", "0x8086": "intel"}
 
@@ -29,7 +32,8 @@ def gpus_seen(sections: Sections, cpu_model: str, memory: int) -> tuple[tuple[Gp
     host = pairs(sections, "host")
     if host.get("system") == "Darwin" and host.get("machine") == "arm64":
         gpus.append(Gpu("apple", cpu_model or "Apple GPU", memory))
-    problems += [f"{gpu.name}: {gpu.problem}" for gpu in gpus if gpu.problem and gpu.vendor != "nvidia"]
+    problems += [f"{gpu.name}: {gpu.problem}" for gpu in gpus
+                 if gpu.vendor != "nvidia" and gpu.problem and not gpu.problem.startswith(INTEGRATED)]
     return tuple(gpus), tuple(dict.fromkeys(problems))
 
 
@@ -44,12 +48,11 @@ def _nvidia(sections: Sections) -> tuple[list[Gpu], list[str]]:
         gpu = _nvidia_row(line)
         if gpu is not None:
             gpus.append(gpu)
-        elif not line.startswith("status ") and not line.startswith("Field "):
+        elif not line.startswith("status "):
             said.append(line.strip())
-    problem = " ".join(said) or None
-    seen = {gpu.uuid for gpu in gpus}
-    if problem and len(seen) < max(1, len(cards)):
-        gpus += [_lost("nvidia", "NVIDIA", card, problem) for card in _unseen(cards, problem, len(seen))]
+    problem = "; ".join(dict.fromkeys(said)) or None
+    if problem and len(gpus) < max(1, len(cards)):
+        gpus += [_lost("nvidia", "NVIDIA", card, problem) for card in _unseen(cards, problem, len(gpus))]
     return gpus, [f"nvidia-smi: {problem}"] if problem else []
 
 
@@ -104,20 +107,20 @@ def _amd_told(gpu: Gpu, entry: dict[str, Any]) -> Gpu:
     free = gpu.memory_free
     if free is None and size is not None and used is not None and used <= size:
         free = size - used
-    return replace(gpu, name=name or gpu.name, memory=size, memory_free=free,
+    small = f"{INTEGRATED}, {size // MIB} MiB" if size is not None and size < OWN_MEMORY else None
+    return replace(gpu, name=name or gpu.name, memory=size, memory_free=free, problem=small,
                    arch=gpu.arch or (arch if arch.startswith("gfx") else None))
 
 
 def _rocm_smi(sections: Sections) -> dict[str, dict[str, Any]]:
-    """rocm-smi --json, which warns on the lines before its object."""
-    for line in sections.get("rocm-smi", ()):
-        if line.lstrip().startswith("{"):
-            try:
-                found = json.loads(line)
-            except (ValueError, RecursionError):
-                return {}
-            return {key: entry for key, entry in found.items() if isinstance(entry, dict)}
-    return {}
+    """rocm-smi --json: one object, on one line or many, after the warnings if there are any."""
+    text = "\n".join(sections.get("rocm-smi", ()))
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text, max(0, text.find("{")))
+    except (ValueError, RecursionError):
+        return {}
+    entries = found.items() if isinstance(found, dict) else ()
+    return {key: entry for key, entry in entries if isinstance(entry, dict)}
 
 
 def _kfd(sections: Sections) -> dict[int, str]:
@@ -135,8 +138,10 @@ def _kfd(sections: Sections) -> dict[int, str]:
 
 
 def _intel(sections: Sections) -> list[Gpu]:
-    return [Gpu("intel", f"Intel {card.split()[2].removeprefix('0x')}", None)
-            for card in _pci(sections, "intel")]
+    """Intel's own graphics sit at 00:02.0 on every board; an Arc does not."""
+    return [Gpu("intel", f"Intel {words[2].removeprefix('0x')}", None,
+                problem=INTEGRATED if words[3].endswith("00:02.0") else None)
+            for words in (card.split() for card in _pci(sections, "intel"))]
 
 
 def _pci(sections: Sections, vendor: str) -> list[str]:

@@ -220,8 +220,11 @@ gpus() {
     done
     if have nvidia-smi; then
         section nvidia
-        nvidia index,name,memory.total,memory.free,driver_version,uuid,compute_cap ||
-            nvidia index,name,memory.total,memory.free,driver_version,uuid
+        found=$(nvidia index,name,memory.total,memory.free,driver_version,uuid,compute_cap)
+        case $found in # drivers before 470 do not know the last field
+            *'"compute_cap" is not'*) nvidia index,name,memory.total,memory.free,driver_version,uuid ;;
+            *) printf '%s\n' "$found" ;;
+        esac
     fi
     amd
     if [ "$system" = Darwin ] && [ "$(uname -m)" != arm64 ]; then
@@ -233,9 +236,7 @@ gpus() {
 
 nvidia() {
     limit 8 nvidia-smi --query-gpu="$1" --format=csv,noheader,nounits 2>&1
-    status=$?
-    echo "status $status"
-    return $status
+    echo "status $?"
 }
 
 amd() {
