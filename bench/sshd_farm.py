@@ -16,7 +16,8 @@ START_TIMEOUT = 30.0
 
 @contextlib.contextmanager
 def farm(folder: Path, count: int):
-    """Run `count` servers; yields the path of an ssh_config that names them h001, h002, …"""
+    """Run `count` servers; yields an ssh_config that names them h001, h002, … and a function that
+    says how many seconds of CPU the servers and all that ran in them have used so far."""
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:/bin")
     if sshd is None:
         raise SystemExit("this bench needs OpenSSH's sshd")
@@ -30,7 +31,7 @@ def farm(folder: Path, count: int):
         for number, port in enumerate(ports, 1):
             servers.append(_start(sshd, folder, f"h{number:03d}", port))
         _wait(ports)
-        yield _client_config(folder, key, ports)
+        yield _client_config(folder, key, ports), lambda: sum(_cpu(server.pid) for server in servers)
     finally:
         for server in servers:
             server.terminate()
@@ -68,6 +69,12 @@ def _key(path):
     argv = ("ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", path.name, "-f", str(path))
     subprocess.run(argv, check=True, timeout=30)
     return path
+
+
+def _cpu(pid):
+    """A process's own CPU seconds and those of its children that have ended (proc(5), stat)."""
+    fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _free_ports(count):
