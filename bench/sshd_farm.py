@@ -23,6 +23,7 @@ def farm(folder: Path, count: int):
         raise SystemExit("this bench needs OpenSSH's sshd")
     if os.geteuid() == 0:
         Path("/run/sshd").mkdir(exist_ok=True)  # sshd run by root wants its chroot there
+    (folder / "home").mkdir()
     key = _key(folder / "id")
     (folder / "authorized_keys").write_text(key.with_suffix(".pub").read_text())
     ports = _free_ports(count)
@@ -44,6 +45,7 @@ def _start(sshd, folder, name, port):
     config = folder / f"{name}.conf"
     config.write_text(f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
                       f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\n"
+                      f"SetEnv HOME={folder}/home\n"  # and not the start-up files of this user
                       "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
                       "Subsystem sftp internal-sftp\nMaxSessions 50\n")
     return subprocess.Popen([sshd, "-D", "-f", str(config), "-E", str(folder / f"{name}.log")],

@@ -34,7 +34,7 @@ def main(count=50, rounds=3):
          [(label, f"{first.wall:.2f} s", f"{first.wall / ours.wall:.1f}x", f"{again:.2f} s",
            f"{again / ours_again:.1f}x", f"{first.cpu:.1f} s", f"{there:.1f} s")
           for label, first, again, there in rows],
-         f"`again`: the median of {rounds} runs. All hosts are this machine: their CPU counts against the clock.")
+         f"`again`: the median of {rounds} runs. All hosts are this machine: their CPU takes time here.")
 
 
 def tools(folder, config, count):
