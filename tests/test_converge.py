@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import tarfile
 import threading
@@ -16,6 +15,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from stocked import free_ports, stock
 
 from swarmctl.errors import CommandFailed, DiskFull, LockBusy, ServerUnavailable, SwarmError
 from swarmctl.fleet import install
@@ -30,7 +30,7 @@ from swarmctl.fleet.survey import survey
 from swarmctl.inventory import Host, Limits, LlamaCppWish, ModelWish, Placement
 from swarmctl.paths import Paths
 from swarmctl.runtimes.base import Want
-from swarmctl.runtimes.llamacpp_build import SDIST, SOURCE_FOLDER, TARGETS, choose_build
+from swarmctl.runtimes.llamacpp_build import SDIST, SOURCE_FOLDER, TARGETS
 from swarmctl.runtimes.llamacpp_plan import plan_llamacpp, plan_removal
 from swarmctl.steps import InstallRuntime, PutBlob, StartServer
 
@@ -38,25 +38,10 @@ STEP = InstallRuntime("mini-key", "0.3.36", "cpu", ("-DCMAKE_BUILD_TYPE=Release"
 needs_cmake = pytest.mark.skipif(not (shutil.which("cmake") and shutil.which("c++")), reason="no cmake")
 
 
-def free_ports(count):
-    socks = [socket.socket() for _ in range(count)]
-    for sock in socks:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
-
-
 @pytest.fixture(scope="module")
 def runtime_store(llamacpp_bin, tmp_path_factory):
-    """A store that holds this machine's build, whatever folder it came from."""
-    root = tmp_path_factory.mktemp("store")
-    seen = survey(LocalRemote("here"), Host("here", "local", data_dir=str(root / "none")))
-    folder = root / "runtimes" / choose_build("auto", seen).key
-    shutil.copytree(llamacpp_bin, folder / "bin", symlinks=True)
-    (folder / ".complete").touch()
-    return Store(root)
+    """A store that holds this machine's build."""
+    return stock(tmp_path_factory.mktemp("cache"), llamacpp_bin)
 
 
 class Swarm:

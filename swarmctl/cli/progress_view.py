@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from swarmctl.fleet.progress import Event
 
-#: on plain output, a step that is under way says so at most this often; seconds
-PLAIN_EVERY = 5.0
+#: on plain output, a step that is under way says something new, and something old, at most this often; seconds
+PLAIN_EVERY, PLAIN_REPEAT = 5.0, 60.0
 
 
 class Progress:
@@ -23,7 +23,7 @@ class Progress:
         self._stream = stream
         self._live = live
         self._tasks: dict[str, Any] = {}
-        self._said: dict[str, float] = {}
+        self._said: dict[str, tuple[float, str]] = {}
 
     @classmethod
     @contextmanager
@@ -69,15 +69,15 @@ class Progress:
             self.line(f"{event.host}: {event.title} failed: {event.detail}")
 
     def _plain(self, event: Event) -> None:
-        now = time.monotonic()
-        soon = now - self._said.get(event.host, 0.0) < PLAIN_EVERY
-        if event.state == "going" and (soon or not event.detail):
-            return
-        self._said[event.host] = now
         percent = f" {event.fraction:.0%}" if event.state == "going" and event.fraction is not None else ""
         detail = f": {event.detail}" if event.detail else ""
         word = {"begun": "", "going": "", "done": " (done)", "failed": " FAILED"}[event.state]
-        self.line(f"{event.host} [{event.number}/{event.total}] {event.title}{word}{detail}{percent}")
+        text = f"{event.host} [{event.number}/{event.total}] {event.title}{word}{detail}{percent}"
+        now, (at, before) = time.monotonic(), self._said.get(event.host, (-PLAIN_REPEAT, ""))
+        if event.state == "going" and now - at < (PLAIN_REPEAT if text == before else PLAIN_EVERY):
+            return
+        self._said[event.host] = now, text
+        self.line(text)
 
 
 def _rich(stream: TextIO) -> Any:  # noqa: ANN401
