@@ -27,7 +27,7 @@ from swarmctl.errors import (
     TransferFailed,
 )
 from swarmctl.fleet import remote as remote_module
-from swarmctl.fleet import transfer, wire
+from swarmctl.fleet import shell, transfer, wire
 from swarmctl.fleet.remote import FabricRemote, LocalRemote, connect, foreign_errors, translate
 from swarmctl.fleet.ssh_config import (
     Destination,
@@ -296,7 +296,7 @@ def test_a_disk_that_fills_meanwhile_is_told_and_left_clean(remote, tmp_path, sm
 
 def test_scripts_pass_through_any_login_shell_as_one_word():
     scripts = (transfer.LOOK, transfer.APPEND, transfer.START, transfer.DROP, transfer.HASH, transfer.PLACE,
-               remote_module.ANNOUNCE, remote_module.END)
+               shell.ANNOUNCE, shell.END)
     for script in scripts:
         assert not set("\n\\!'") & set(script)
 

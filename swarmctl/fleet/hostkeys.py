@@ -16,8 +16,13 @@ from hashlib import sha1, sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from swarmctl.fleet.certificates import SUFFIX, parse_certificate
+from swarmctl.fleet.ssh_stderr import key_changed, key_unknown
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
+
+    from swarmctl.fleet.certificates import Certificate
 
 Verdict = Literal["known", "unknown", "changed", "revoked"]
 
@@ -37,6 +42,44 @@ class KnownKey:
         """Whether this line speaks of that name; a negated pattern that matches rules the line out."""
         hits = [pattern for pattern in self.names if _pattern_matches(pattern.removeprefix("!"), name)]
         return bool(hits) and not any(pattern.startswith("!") for pattern in hits)
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """Lets a connection to `host` through only with a key that `known` has for `name`, or a certificate of an
+    authority that `known` trusts with that name."""
+
+    host: str
+    name: str
+    known: tuple[KnownKey, ...]
+
+    def algorithms(self, offered: Sequence[str]) -> tuple[str, ...]:
+        """In which order to ask for host keys: certificates where there are authorities, then the recorded
+        types, as OpenSSH does. A host that has several keys must be asked for the one we know."""
+        plain = [name for name in offered if not name.endswith(SUFFIX)]
+        first = [name for name in known_algorithms(known_kinds(self.known, self.name)) if name in plain]
+        vouched = [name + SUFFIX for name in plain] if authorities(self.known, self.name) else []
+        return (*vouched, *first, *(name for name in plain if name not in first))
+
+    def check(self, presented: bytes, now: float, is_signed: Callable[[Certificate], bool]) -> None:
+        """Raise HostKeyUnknown or HostKeyChanged unless the presented public key blob is good."""
+        certificate = parse_certificate(presented)
+        blob = certificate.key if certificate else presented
+        verdict = judge(self.known, self.name, blob)
+        if verdict == "known":
+            return
+        vouched = certificate and self._vouched(certificate, now) and is_signed(certificate)
+        if vouched and verdict != "revoked":
+            return
+        if verdict == "unknown":
+            raise key_unknown(self.host, _shown(blob))
+        was = ", ".join(f"{key.kind} {fingerprint(key.blob)}" for key in recorded(self.known, self.name))
+        raise key_changed(self.host, _shown(blob), "revoked" if verdict == "revoked" else was)
+
+    def _vouched(self, certificate: Certificate, now: float) -> bool:
+        bare = self.name.removeprefix("[").partition("]")[0]
+        trusted = certificate.authority in authorities(self.known, self.name)
+        return trusted and certificate.vouches_for(bare, now)
 
 
 def read_known_hosts(files: Iterable[str | Path]) -> tuple[KnownKey, ...]:
@@ -102,6 +145,11 @@ def without(text: str, name: str) -> str:
     gone = {key.line for key in parse_known_hosts(text) if key.matches(name) and not key.marker}
     lines = enumerate(text.splitlines(keepends=True), 1)
     return "".join(line for number, line in lines if number not in gone)
+
+
+def _shown(blob: bytes) -> str:
+    kind = blob[4:4 + int.from_bytes(blob[:4], "big")].decode("ascii", errors="replace")
+    return f"{kind} {fingerprint(blob)}"
 
 
 def _parse_line(line: str, file: str, number: int) -> KnownKey | None:

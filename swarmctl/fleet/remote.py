@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import re
 import selectors
 import shlex
 import socket
@@ -19,33 +18,23 @@ import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import (
-    AuthenticationFailed,
-    ConnectionLost,
-    HostUnreachable,
-    RemoteError,
-)
-from swarmctl.fleet.certificates import SUFFIX, Certificate, parse_certificate
-from swarmctl.fleet.hostkeys import (
-    KnownKey,
-    authorities,
-    fingerprint,
-    judge,
-    known_algorithms,
-    known_kinds,
-    read_known_hosts,
-    recorded,
-)
+from swarmctl.errors import AuthenticationFailed, ConnectionLost, HostUnreachable, RemoteError
+from swarmctl.fleet.hostkeys import Gate, fingerprint, read_known_hosts
 from swarmctl.fleet.local import LocalRemote
-from swarmctl.fleet.shell import Completed, Feeder, Output, Remote, ShellRemote, shorten, timed_out
-from swarmctl.fleet.ssh_config import Resolved, hop_names, public_blobs, resolve
-from swarmctl.fleet.ssh_stderr import (
-    AUTHENTICATION_HINT,
-    UNREACHABLE_HINT,
-    error_from_stderr,
-    key_changed,
-    key_unknown,
+from swarmctl.fleet.shell import (
+    Completed,
+    Feeder,
+    Output,
+    Remote,
+    ShellRemote,
+    announcing,
+    ending,
+    shorten,
+    timed_out,
+    without_announcement,
 )
+from swarmctl.fleet.ssh_config import Resolved, hop_names, public_blobs, resolve
+from swarmctl.fleet.ssh_stderr import AUTHENTICATION_HINT, UNREACHABLE_HINT, error_from_stderr, key_changed
 from swarmctl.fleet.wire import Proxy, open_proxy, open_tcp
 
 if TYPE_CHECKING:
@@ -54,6 +43,7 @@ if TYPE_CHECKING:
     from fabric import Connection
     from paramiko import Channel, PKey, SSHClient, Transport
 
+    from swarmctl.fleet.certificates import Certificate
     from swarmctl.inventory import Host
     from swarmctl.paths import Paths
 
@@ -63,13 +53,6 @@ STALL_LIMIT = 30.0  # seconds without a byte moving before a write is given up
 KILL_TIMEOUT = 5.0
 KEEPALIVE = 5  # seconds of silence before a keepalive; wire.DEAD_AFTER decides when no answer means broken
 PIECE = 1 << 18
-#: Says its process id on stderr and becomes the command. Closing a channel leaves a silent command running
-#: under
-#: OpenSSH, and its sshd takes no signals (RFC 4254, 6.9) for root or without privilege separation.
-ANNOUNCE = 'echo "swarmctl-pid $$" >&2; exec "$@"'
-END = ('kill -TERM -"$1" 2>/dev/null || kill -TERM "$1"; sleep 1; '
-       'kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"')
-_ANNOUNCED = re.compile(r"^swarmctl-pid (\d+)\r?\n", re.MULTILINE)
 
 
 def connect(host: Host, paths: Paths, ssh_config: str | None = None) -> Remote:
@@ -99,7 +82,7 @@ class FabricRemote(ShellRemote):
         feeder = None
         try:
             channel.settimeout(STALL_LIMIT)
-            channel.exec_command(shlex.join(("sh", "-c", ANNOUNCE, "sh", *argv)))
+            channel.exec_command(shlex.join(announcing(argv)))
             if source:
                 feeder = Feeder(source, channel.sendall, channel.shutdown_write)
             else:
@@ -112,7 +95,7 @@ class FabricRemote(ShellRemote):
             channel.close()
         if feeder:
             feeder.finish(STALL_LIMIT)
-        return Completed(tuple(argv), channel.exit_status, output.text, _ANNOUNCED.sub("", error.text),
+        return Completed(tuple(argv), channel.exit_status, output.text, without_announcement(error.text),
                          time.monotonic() - started)
 
     def close(self) -> None:
@@ -140,13 +123,12 @@ class FabricRemote(ShellRemote):
 
     def _end(self, error: Output) -> None:
         """End the command that announced itself on `error`, and its process group."""
-        announced = _ANNOUNCED.search(error.text)
-        session = self._session
-        if not announced or not session:
+        argv, session = ending(error.text), self._session
+        if not argv or not session:
             return
         with contextlib.suppress(*foreign_errors()):
             channel = session.channel()
-            channel.exec_command(shlex.join(("sh", "-c", END, "sh", announced[1])))
+            channel.exec_command(shlex.join(argv))
             channel.status_event.wait(KILL_TIMEOUT)
             channel.close()
 
@@ -211,96 +193,87 @@ class Session:
 
 def open_session(host: str, target: str, paths: Paths, ssh_config: str | None, timeout: float) -> Session:
     """Connect, check the host key strictly, authenticate. Raises RemoteErrors and foreign errors."""
-    import fabric
-    import paramiko
-
-    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else threads print tracebacks on stderr
+    logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its threads write tracebacks
     resolved = resolve(target, ssh_config)
     proxy = open_proxy(resolved, paths.known_hosts, ssh_config, timeout)
     patience = timeout * (1 + len(resolved.jumps))
-    gate = HostKeyGate(host, resolved.known_as, read_known_hosts((paths.known_hosts, *resolved.known_hosts)))
-    try:
-        sock = proxy.socket if proxy else open_tcp(resolved, timeout)
-        connection = fabric.Connection(
-            resolved.hostname, user=resolved.user, port=resolved.port, forward_agent=False,
-            config=fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig()),
-            connect_kwargs={"sock": sock, "timeout": patience, "banner_timeout": patience,
-                            "auth_timeout": patience,
-                            "channel_timeout": patience, "transport_factory": gate.transport,
-                            "auth_strategy": KeyAuthentication(resolved)})
-        connection.client.set_missing_host_key_policy(gate)
-        connection.open()
-    except BaseException as exc:
-        said = proxy.failure() if proxy and isinstance(exc,
-                                                       (OSError, EOFError, paramiko.SSHException)) else None
+    gate = Gate(host, resolved.known_as, read_known_hosts((paths.known_hosts, *resolved.known_hosts)))
+    with contextlib.ExitStack() as undo:
         if proxy:
-            proxy.close()
-        if said is not None:
-            raise error_from_stderr(said, host,
-                                    hop_names(resolved, lambda hop: resolve(hop, ssh_config))) from exc
-        raise
+            undo.callback(proxy.close)
+        try:
+            sock = undo.enter_context(proxy.socket if proxy else open_tcp(resolved, timeout))
+            connection = _connection(resolved, sock, gate, patience)
+            undo.callback(connection.client.close)
+            connection.open()
+        except foreign_errors() as exc:
+            said = proxy.failure() if proxy else None
+            if said is None:
+                raise
+            names = hop_names(resolved, lambda hop: resolve(hop, ssh_config))
+            raise error_from_stderr(said, host, names) from exc
+        undo.pop_all()
     connection.transport.set_keepalive(KEEPALIVE)
     return Session(connection, proxy, patience)
 
 
-class HostKeyGate:
-    """Lets a connection through only with a recorded host key, or one that a recorded authority vouches for.
+def _connection(resolved: Resolved, sock: socket.socket, gate: Gate, patience: float) -> Connection:
+    """fabric's connection over bytes that are there already. It reads no config: `ssh -G` has read it."""
+    import fabric
+    import paramiko
 
-    Stands in for paramiko's policy and host key list, which know one key type a host and no certificates.
+    policy = GatePolicy(gate)
+    made = fabric.Connection(
+        resolved.hostname, user=resolved.user, port=resolved.port, forward_agent=False,
+        config=fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig()),
+        connect_kwargs={
+            "sock": sock, "timeout": patience, "banner_timeout": patience, "auth_timeout": patience,
+            "channel_timeout": patience, "transport_factory": policy.transport,
+            "auth_strategy": KeyAuthentication(resolved),
+        })
+    made.client.set_missing_host_key_policy(policy)
+    return made
+
+
+class GatePolicy:
+    """What paramiko asks of its host key policy and transport, answered by the gate.
+
+    paramiko's own host key list knows one key type a host, and neither certificates nor markers.
     """
 
-    def __init__(self, host: str, name: str, known: tuple[KnownKey, ...]) -> None:
-        self._host = host
-        self._name = name
-        self._known = known
-        self._authorities = authorities(known, name)
+    def __init__(self, gate: Gate) -> None:
+        self._gate = gate
         self._presented = b""
 
     def transport(self, sock: socket.socket, **options: Any) -> Transport:  # noqa: ANN401  as paramiko calls it
-        """A transport that asks for certificates where we have authorities, then for the recorded key
-        types."""
+        """A transport that asks for the gate's algorithms and keeps the very bytes the host presented."""
         import paramiko
 
-        gate = self
+        policy = self
 
         class GatedTransport(paramiko.Transport):
             @property
             def preferred_keys(self) -> tuple[str, ...]:
-                plain = tuple(name for name in super().preferred_keys if not name.endswith(SUFFIX))
-                first = [name for name in known_algorithms(known_kinds(gate._known, gate._name))
-                         if name in plain]
-                vouched = [name + SUFFIX for name in plain] if gate._authorities else []
-                return (*vouched, *first, *(name for name in plain if name not in first))
+                return policy._gate.algorithms(super().preferred_keys)
 
             def _verify_key(self, host_key: bytes, sig: bytes) -> None:
                 super()._verify_key(host_key, sig)  # type: ignore[misc]  # in paramiko, not in its types
-                gate._presented = host_key
+                policy._presented = host_key
 
         return GatedTransport(sock, **options)
 
-    def missing_host_key(self, _client: SSHClient, _hostname: str, key: PKey) -> None:
+    def missing_host_key(self, _client: SSHClient, _hostname: str, _key: PKey) -> None:
         """Judge the presented key; returning accepts it."""
-        certificate = parse_certificate(self._presented)
-        blob = certificate.key if certificate else self._presented
-        verdict = judge(self._known, self._name, blob)
-        if verdict == "known" or (verdict != "revoked" and certificate and self._vouched(certificate)):
-            return
-        shown = f"{key.get_name()} {fingerprint(blob)}"
-        if verdict == "unknown":
-            raise key_unknown(self._host, shown)
-        was = ", ".join(f"{old.kind} {fingerprint(old.blob)}" for old in recorded(self._known, self._name))
-        raise key_changed(self._host, shown, was if verdict == "changed" else "revoked")
+        self._gate.check(self._presented, time.time(), _is_signed)
 
-    def _vouched(self, certificate: Certificate) -> bool:
-        """Whether a recorded authority signed it, for this host and for now."""
-        import paramiko
 
-        bare = self._name.removeprefix("[").partition("]")[0]
-        if certificate.authority not in self._authorities or not certificate.vouches_for(bare, time.time()):
-            return False
-        kind = paramiko.Message(certificate.authority).get_text()
-        authority = paramiko.PKey.from_type_string(kind, certificate.authority)
-        return bool(authority.verify_ssh_sig(certificate.signed, paramiko.Message(certificate.signature)))
+def _is_signed(certificate: Certificate) -> bool:
+    """Whether the authority in a certificate really signed it."""
+    import paramiko
+
+    kind = paramiko.Message(certificate.authority).get_text()
+    authority = paramiko.PKey.from_type_string(kind, certificate.authority)
+    return bool(authority.verify_ssh_sig(certificate.signed, paramiko.Message(certificate.signature)))
 
 
 class KeyAuthentication:

@@ -7,6 +7,7 @@ pipe can block another.
 
 from __future__ import annotations
 
+import re
 import shlex
 import threading
 from dataclasses import dataclass
@@ -19,6 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
+#: Says its process id on stderr and becomes the command. Closing a channel leaves a silent command running
+#: under OpenSSH, and its sshd takes no signals (RFC 4254, 6.9) for root or without privilege separation.
+ANNOUNCE = 'echo "swarmctl-pid $$" >&2; exec "$@"'
+END = ('kill -TERM -"$1" 2>/dev/null || kill -TERM "$1"; sleep 1; '
+       'kill -KILL -"$1" 2>/dev/null || kill -KILL "$1"')
+_ANNOUNCED = re.compile(r"^swarmctl-pid (\d+)\r?\n", re.MULTILINE)
 OUTPUT_LIMIT = 32 << 20  # bytes kept of each stream
 
 
@@ -180,6 +187,22 @@ class Feeder:
         except (OSError, EOFError, ValueError):
             return False
         return True
+
+
+def announcing(argv: Sequence[str]) -> tuple[str, ...]:
+    """The command that says its process id and becomes `argv`."""
+    return ("sh", "-c", ANNOUNCE, "sh", *argv)
+
+
+def ending(stderr: str) -> tuple[str, ...] | None:
+    """The command that ends the one which announced itself there, with its process group."""
+    announced = _ANNOUNCED.search(stderr)
+    return ("sh", "-c", END, "sh", announced[1]) if announced else None
+
+
+def without_announcement(stderr: str) -> str:
+    """What the command itself said."""
+    return _ANNOUNCED.sub("", stderr, count=1)
 
 
 def timed_out(host: str, argv: Sequence[str], timeout: float) -> CommandTimeout:
