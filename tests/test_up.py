@@ -1,4 +1,4 @@
-"""`swarmctl up`, `down` and `logs` as processes: cut anywhere, two at once, failing hosts, three SSH hosts."""
+"""`swarmctl up`, `down` and `logs` as processes: cut anywhere, two at once, failing hosts, three over SSH."""
 
 from __future__ import annotations
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from swarmctl.fleet.progress import Event
 
-#: on plain output, a step that is under way says something new, and something old, at most this often; seconds
+#: on plain output, a step under way says something new, and the same again, at most this often; seconds
 PLAIN_EVERY, PLAIN_REPEAT = 5.0, 60.0
 
 
