@@ -23,7 +23,6 @@ MOST_FILES = 1000
 #: Forges that people keep in their SSH config; they run no models.
 FORGES = ("github.com", "gitlab.com", "bitbucket.org", "codeberg.org", "ssh.dev.azure.com")
 FORGE_LINES = {("user", ("git",)), *(("hostname", (forge,)) for forge in FORGES)}
-BAD_TARGET = re.compile(r"^-|[\s\x00-\x1f\x7f]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ def fit(found: Iterable[tuple[str, str, str]]) -> Candidates:
     hosts: dict[str, Candidate] = {}
     notes = []
     for wanted, target, origin in found:
-        if not target or len(target) > 255 or BAD_TARGET.search(target):
+        if not _is_target(target):
             notes.append(f"{target[:60]!r}: not an SSH destination")
             continue
         name = _unique(_name(wanted), hosts)
@@ -85,6 +84,10 @@ def fit(found: Iterable[tuple[str, str, str]]) -> Candidates:
             continue
         hosts[name] = Candidate(name, target, origin)
     return Candidates(tuple(hosts.values()), tuple(notes))
+
+
+def _is_target(text: str) -> bool:
+    return 0 < len(text) <= 255 and text.isprintable() and " " not in text and not text.startswith("-")
 
 
 def _name(text: str) -> str:

@@ -119,11 +119,13 @@ def summary(facts: Facts) -> str:
 
 
 def scalar(text: str) -> str:
-    """Text as a YAML scalar that YAML 1.1 and 1.2 read alike; JSON's strings are YAML's double-quoted ones.
-    """
+    """Text as a YAML scalar that YAML 1.1 and 1.2 read alike."""
     plain = re.fullmatch(r"[A-Za-z/][A-Za-z0-9._/@-]*|~/[A-Za-z0-9._/@-]+", text)
     words = {"true", "false", "yes", "no", "on", "off", "null", "y", "n"}
-    return text if plain and text.lower() not in words else json.dumps(text)
+    if plain and text.lower() not in words:
+        return text
+    quoted = json.dumps(text, ensure_ascii=False)
+    return "".join(char if char.isprintable() else f"\\U{ord(char):08x}" for char in quoted)
 
 
 def _host(one: Found, *, leads: bool) -> Iterator[str]:
