@@ -22,6 +22,7 @@ from swarmctl.inventory import parse_inventory
 from swarmctl.lab import network, processes
 from swarmctl.lab.lab import Lab
 from swarmctl.lab.network import free_ports
+from swarmctl.lab.share import V1, V2, make_share, remove_share
 from swarmctl.lab.sshd import greets, sshd_config
 from swarmctl.verbs.lab import lab_cut, lab_down, lab_folder, lab_mend, lab_status, lab_up
 
@@ -57,6 +58,20 @@ def test_a_namespace_has_a_host_name_an_address_and_a_loopback_of_its_own(lab_ne
     assert {host.llamacpp_port for host in lab_netns.hosts} == {8090}
 
 
+@pytest.mark.netns
+def test_spinoza_has_half_a_cpu_where_control_groups_allow(lab_netns):
+    group = make_share("swarmctl-probe", 0.5)
+    remove_share("swarmctl-probe")
+    if group is None:
+        pytest.skip("no cpu controller may be used here")
+    name = lab_netns.host("spinoza").space.name
+    assert name in runs(lab_netns, "spinoza", "cat", "/proc/self/cgroup")
+    assert name not in runs(lab_netns, "worlock", "cat", "/proc/self/cgroup")
+    quota = [path.read_text().split()[0] for path in group.parent.glob(f"{name}/cpu.*") if path.name in {
+        "cpu.cfs_quota_us", "cpu.max"}]
+    assert quota == ["50000"]
+
+
 @both_modes
 def test_down_leaves_no_process_no_socket_and_no_namespace(make_lab, mode):
     lab = make_lab(mode)
@@ -73,6 +88,7 @@ def test_down_leaves_no_process_no_socket_and_no_namespace(make_lab, mode):
     assert not list(lab.paths.runtime.glob("*.ctl"))
     assert not _mentions(str(lab.folder))
     if mode == "netns":
+        assert not any((root / lab.host("spinoza").space.name).exists() for root in (V1, V2))
         assert lab.hosts[0].space.name not in subprocess.run(("ip", "netns"), capture_output=True, text=True,
                                                              check=True).stdout
 

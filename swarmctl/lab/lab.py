@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Literal
 from swarmctl.errors import SwarmError, UsageError
 from swarmctl.fleet.tunnels import close_all
 from swarmctl.lab import network, processes
+from swarmctl.lab.share import make_share, remove_share, within
 from swarmctl.lab.sshd import greets, make_key, start_sshd
-from swarmctl.lab.swarm import host_names, inventory_text
+from swarmctl.lab.swarm import character, host_names, inventory_text
 from swarmctl.paths import Paths
 
 if TYPE_CHECKING:
@@ -81,12 +82,13 @@ class LabHost:
     def start(self) -> None:
         """Start its sshd, where it does not run."""
         if self.sshd is None:
-            start_sshd(self.folder, self.address, self.port,
-                       network.inside(self.space, self.name) if self.space else ())
+            start_sshd(self.folder, self.address, self.port, self._prefix())
 
     def stop(self) -> None:
         """End its sshd, the sessions, and everything that was started in them."""
         processes.end((*self._ssh_processes(), *processes.marked(self.folder)))
+        if self.space:
+            remove_share(self.space.name)
 
     def kill_sshd(self) -> None:
         """SIGKILL sshd and its sessions, as a crash would. What they started lives on."""
@@ -120,6 +122,14 @@ class LabHost:
     def public_key(self) -> str:
         """Its host key, as `type base64`."""
         return " ".join((self.folder / "host_key.pub").read_text(encoding="ascii").split()[:2])
+
+    def _prefix(self) -> tuple[str, ...]:
+        """How its sshd is started: in its namespace, with its share of a CPU where it has one."""
+        if self.space is None:
+            return ()
+        share = character(self.name).cpu_share
+        group = make_share(self.space.name, share) if share else None
+        return (*(within(group) if group else ()), *network.inside(self.space, self.name))
 
     def _ssh_processes(self) -> tuple[int, ...]:
         sshd = self.sshd
