@@ -146,6 +146,9 @@ WRONG = {
     LEAST + "    energy: {idle_watts: 9, load_watts: 3}": "inventory.yaml:4: hosts.a.energy.load_watts: "
                                                           "less than "
                                                           "idle_watts; swap the two?",
+    LEAST + "    backend: cuda": "inventory.yaml:4: hosts.a.backend: unknown key; it belongs under "
+                                 "hosts.NAME.llamacpp",
+    LEAST + "    airgap: /x": "inventory.yaml:4: hosts.a.airgap: unknown key; it belongs under the top level",
     LEAST + "  b: {ssh: a}": "inventory.yaml:4: hosts.b: same machine and data_dir as a; merge them or "
                              "change one "
                              "data_dir",

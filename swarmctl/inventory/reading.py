@@ -26,6 +26,7 @@ from swarmctl.inventory.shape import (
     Text,
     Value,
     Whole,
+    places,
 )
 
 if TYPE_CHECKING:
@@ -98,7 +99,7 @@ class Reader:
         for name, value in self._pairs(node, path):
             seen.add(name.text)
             if name.text not in known:
-                self._wrong(name, (*path, name.text), f"unknown key{_meant(name.text, known)}")
+                self._wrong(name, (*path, name.text), f"unknown key{_belongs(name.text, known)}")
             elif (got := self.read(value, known[name.text].kind, (*path, name.text))) is not WRONG:
                 values[name.text] = got
         for key in kind.keys:
@@ -284,6 +285,14 @@ def _instead(node: Node, kind: Text | Whole | Number | Size | Choice | Value) ->
 def _meant(word: str, known: Iterable[str]) -> str:
     close = get_close_matches(word[:64], list(known), n=1, cutoff=0.6)
     return f"; did you mean {close[0]}?" if close else ""
+
+
+def _belongs(word: str, known: Iterable[str]) -> str:
+    """The key that was probably meant, else where one of this name may stand."""
+    elsewhere = places(word)
+    if _meant(word, known) or not elsewhere:
+        return _meant(word, known)
+    return f"; it belongs under {' or '.join(place or 'the top level' for place in elsewhere)}"
 
 
 def _example(kind: Kind) -> str:

@@ -232,3 +232,17 @@ INVENTORY = Record("inventory", "a mapping with version, models and hosts", (
     Key("hosts", Table("a mapping of hosts", _host_name, HOST, least=1), "The machines, by name.",
         required=True),
 ))
+
+
+def places(name: str, kind: Kind = INVENTORY, path: str = "") -> list[str]:
+    """Where a key of that name may stand: `hosts.NAME.llamacpp` and the like; the top level is empty."""
+    if isinstance(kind, Listing):
+        return places(name, kind.item, f"{path}[]")
+    if isinstance(kind, Table):
+        return places(name, kind.item, f"{path}.NAME")
+    if not isinstance(kind, Record):
+        return []
+    found = [path.lstrip(".")] if any(key.name == name for key in kind.keys) else []
+    for key in kind.keys:
+        found += places(name, key.kind, f"{path}.{key.name}")
+    return found
