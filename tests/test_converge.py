@@ -466,3 +466,43 @@ def test_the_measured_speed_is_kept_as_the_survey_reads_it(tmp_path):
     on_host(LocalRemote("here"), "speed", str(tmp_path / "data"), "small", payload=line)
     (server,) = facts_of(tmp_path / "data").servers
     assert (server.speed.prefill, server.speed.decode) == (10.0, 2.5)
+
+
+# --- systemd: without it as init its systemctl does not run, so one of a dozen lines stands in for it
+
+SYSTEMCTL = """#!/bin/sh
+# What host.sh needs of `systemctl --user`: enable --now runs ExecStart, disable --now ends it.
+echo "$*" >>"$FAKE/calls"
+unit=$HOME/.config/systemd/user/$4
+case $2 in
+    enable) start=$(sed -n 's/^ExecStart=//p' "$unit"); eval "setsid $start </dev/null >/dev/null 2>&1 &"
+            echo $! >"$FAKE/pid" ;;
+    disable) kill -TERM "$(cat "$FAKE/pid")"; sleep 1 ;;
+esac
+"""
+
+
+@pytest.mark.runtime
+def test_under_systemd_the_same_files_mean_the_same(swarm, tmp_path, monkeypatch):
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    (tools / "systemctl").write_text(SYSTEMCTL)
+    (tools / "systemctl").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
+    monkeypatch.setenv("FAKE", str(tmp_path))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    look = swarm.look
+    monkeypatch.setattr(swarm, "look", lambda: replace(look(), systemd_user=True))
+    swarm.up()
+    assert swarm.plan() == ()
+    (server,) = swarm.look().servers
+    assert server.mode == "systemd"
+    units = list((tmp_path / ".config/systemd/user").iterdir())
+    assert len(units) == 1
+    assert str(swarm.data) in units[0].read_text()
+    swarm.down()
+    assert list((tmp_path / ".config/systemd/user").iterdir()) == []
+    assert not lives(server.pid)
+    said = (tmp_path / "calls").read_text().splitlines()
+    assert said[1] == f"--user enable --now {units[0].name}"
+    assert f"--user disable --now {units[0].name}" in said

@@ -285,3 +285,15 @@ calisota: cannot be planned: no answer
 spinoza   done: 1 step in 61.2 s
 worlock   nothing to do
 calisota  FAILED"""
+
+
+@runtime
+def test_a_host_that_left_the_inventory_is_pointed_out(tmp_path, cache):
+    swarm = Here(tmp_path, cache, hosts=("one", "two"))
+    swarm.run("up")
+    swarm.hosts = ("one",)
+    swarm.write(["small"])
+    assert "two has left the inventory and goes on serving" in swarm.run("up").stderr
+    swarm.hosts = ("one", "two")
+    swarm.write(["small"])
+    swarm.run("down")

@@ -144,7 +144,7 @@ start() { # PAYLOAD NAME MODE UNIT: put the folder that comes as a tar in place 
     if [ "$2" = systemd ]; then
         units=$HOME/.config/systemd/user
         mkdir -p "$units" && cp "$folder/unit" "$units/$3" || exit 1
-        systemctl --user daemon-reload && systemctl --user enable --now "$3"
+        user_systemd daemon-reload && user_systemd enable --now "$3"
     else
         detached sh "$folder/supervise.sh" "$folder" >/dev/null
     fi
@@ -160,15 +160,19 @@ stop() { # NAME MODE UNIT: end a server and forget it; its log goes with it
 
 halt() { # NAME MODE UNIT
     if [ "$2" = systemd ]; then
-        systemctl --user disable --now "$3" || exit 1
+        user_systemd disable --now "$3" || exit 1
         rm -f "$HOME/.config/systemd/user/$3"
-        systemctl --user daemon-reload
+        user_systemd daemon-reload
     fi
     ended "$(cat "$folder/supervisor.pid" 2>/dev/null)" "$folder" 15
     # a server whose supervisor was killed outlives it
     ended "$(cat "$folder/server.pid" 2>/dev/null)" "$data/" 10
     rm -f "$folder/supervisor.pid" "$folder/server.pid"
     rm -rf "$folder/lock"
+}
+
+user_systemd() { # a session without PAM does not say where the user's systemd listens
+    XDG_RUNTIME_DIR=${XDG_RUNTIME_DIR:-/run/user/$(id -u)} systemctl --user "$@"
 }
 
 ended() { # PID WORD SECONDS: end a process whose command line holds WORD, KILL after SECONDS

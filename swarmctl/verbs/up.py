@@ -100,7 +100,11 @@ def up(paths: Paths, inventory_path: Path, watcher: Watcher, *, only: Sequence[s
         plans, reports = _survey(inventory, hosts, models, paths)
         watcher.plan(reports)
         done, entries = _apply(inventory, plans, paths, watcher)
-        write_fleet(paths.fleet, _fleet(inventory, inventory_path, entries, paths))
+        old = _known(inventory_path, paths)
+        write_fleet(paths.fleet, _fleet(inventory, inventory_path, entries, old))
+    for name in sorted(old.keys() - {host.name for host in inventory.hosts}):
+        watcher.note(f"{name} has left the inventory and goes on serving: "
+                     f"put it back, `swarmctl down --host {name}`, then take it out")
     for plan in plans:
         plan.remote.close()
     return tuple(done.get(report.host, report) for report in reports)
@@ -229,14 +233,19 @@ def estimated_watts(seen: Facts) -> tuple[float, float]:
     return idle, idle + 6.5 * seen.cpu.cores + 165.0 * discrete
 
 
-def _fleet(inventory: Inventory, path: Path, entries: dict[str, HostEntry], paths: Paths) -> Fleet:
-    """The new snapshot: fresh entries, and the last known one of a host that failed or was left out."""
+def _known(path: Path, paths: Paths) -> dict[str, HostEntry]:
+    """The entries of the last snapshot of this inventory, by host."""
     try:
         old = read_fleet(paths.fleet)
     except SwarmError:
-        old = None
-    kept = {entry.name: entry for entry in old.hosts} if old and old.inventory == str(path.absolute()) else {}
-    merged = {**kept, **entries}
+        return {}
+    return {entry.name: entry for entry in old.hosts} if old and old.inventory == str(path.absolute()) else {}
+
+
+def _fleet(inventory: Inventory, path: Path, entries: dict[str, HostEntry],
+           old: dict[str, HostEntry]) -> Fleet:
+    """The new snapshot: fresh entries, and the last known one of a host that failed or was left out."""
+    merged = {**old, **entries}
     return Fleet(
         inventory=str(path.absolute()), inventory_sha256=sha256(path.read_bytes()).hexdigest(),
         written=datetime.now(UTC).isoformat(timespec="seconds"), ssh_config=inventory.ssh_config,
