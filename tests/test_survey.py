@@ -23,7 +23,8 @@ from swarmctl.paths import Paths
 
 PROBE = Path(__file__).parent.parent / "swarmctl" / "fleet" / "probe.sh"
 SUPERVISE = PROBE.parent.parent / "runtimes" / "supervise.sh"
-SHELLS = (("dash",), ("bash",), ("bash", "--posix"), ("busybox", "sh"), ("ksh",), ("zsh",), ("sh",))
+SHELLS = (("dash",), ("bash",), ("bash", "--posix"), ("busybox", "sh"), ("mksh",), ("zsh", "--emulate", "sh"),
+          ("sh",))
 
 
 def probe(shell: tuple[str, ...], *words: str, **options) -> subprocess.CompletedProcess[bytes]:
