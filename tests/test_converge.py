@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from stocked import free_ports, stock
 
-from swarmctl.errors import CommandFailed, DiskFull, LockBusy, ServerUnavailable, SwarmError
+from swarmctl.errors import CommandFailed, ConnectionLost, DiskFull, LockBusy, ServerUnavailable, SwarmError
 from swarmctl.fleet import install
 from swarmctl.fleet.converge import Supply, converge
 from swarmctl.fleet.host_shell import RuntimeUnfit, ToolMissing, on_host
@@ -25,6 +25,7 @@ from swarmctl.fleet.install import build_on_host, install_runtime, progress_of
 from swarmctl.fleet.local import LocalRemote
 from swarmctl.fleet.locks import HostLock
 from swarmctl.fleet.progress import Teller
+from swarmctl.fleet.remote import connect
 from swarmctl.fleet.store import Store, resolve_model
 from swarmctl.fleet.survey import survey
 from swarmctl.inventory import Host, Limits, LlamaCppWish, ModelWish, Placement
@@ -328,6 +329,37 @@ def test_a_build_that_was_stopped_goes_on_where_it_stopped(tmp_path, mini, monke
     assert store.runtime(STEP.key)
     assert stamp
     assert not any("unpacking the sources" in event.detail for event in events)
+
+
+class Shaky(LocalRemote):
+    """Loses its connection whenever it is asked how the build is, every other time."""
+
+    asked = 0
+
+    def run(self, argv, **more):
+        if "build_state" in argv:
+            self.asked += 1
+            if self.asked % 2 == 0:
+                raise ConnectionLost("the connection broke", host=self.host)
+        return super().run(argv, **more)
+
+
+@needs_cmake
+def test_a_build_is_followed_over_a_broken_connection(tmp_path, mini):
+    remote, store = Shaky("here"), mini()
+    build_on_host(remote, STEP, facts_of(tmp_path / "data"), Limits(), store, teller([]))
+    assert remote.asked >= 3
+    assert store.runtime(STEP.key)
+
+
+@needs_cmake
+def test_a_runtime_is_built_over_ssh(tmp_path, mini, lab_loopback):
+    host = Host(lab_loopback.hosts[0].name, lab_loopback.hosts[0].name, data_dir=str(tmp_path / "there"))
+    remote = connect(host, lab_loopback.paths, str(lab_loopback.ssh_config))
+    store = mini()
+    build_on_host(remote, STEP, survey(remote, host), Limits(), store, teller([]))
+    remote.close()
+    assert store.runtime(STEP.key)
 
 
 @needs_cmake

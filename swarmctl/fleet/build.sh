@@ -21,7 +21,7 @@ if [ ! -d "$folder/src" ]; then
     mv "$folder/src.part" "$folder/src" || exit 1
 fi
 
-PATH=$data/tools/bin:/opt/rocm/bin:/usr/local/cuda/bin:$PATH
+PATH=$data/tools/bin:$PATH:/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:/usr/local/bin:$HOME/.local/bin
 export PATH
 if ! command -v cmake >/dev/null; then
     echo "stage fetching cmake and ninja into $data/tools"

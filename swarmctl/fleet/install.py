@@ -10,8 +10,8 @@ import re
 import time
 from typing import TYPE_CHECKING
 
-from swarmctl.errors import CommandFailed, DiskFull, RemoteError, SwarmError
-from swarmctl.fleet.host_shell import ToolMissing, attempt, explain, on_host, script
+from swarmctl.errors import CommandFailed, ConnectionLost, DiskFull, HostUnreachable, RemoteError, SwarmError
+from swarmctl.fleet.host_shell import ToolMissing, attempt, on_host, script
 from swarmctl.runtimes.llamacpp_build import SDIST, SDIST_SHA256, SOURCE_FOLDER, TARGETS
 
 if TYPE_CHECKING:
@@ -148,10 +148,7 @@ def _follow(remote: Remote, step: InstallRuntime, facts: Facts, tell: Teller) ->
     deadline, offset, tail = time.monotonic() + BUILD_LIMIT, 0, ""
     stage, fraction = "building", None
     while True:
-        done = attempt(remote, "build_state", facts.data_dir, step.key, str(offset))
-        if done.exit_status != 0:
-            raise explain(remote.host, "build_state", done)
-        head, _, text = done.stdout.partition("\n")
+        head, _, text = _build_state(remote, facts.data_dir, step.key, offset).partition("\n")
         state, size, *status = head.split()
         offset = int(size)
         tail = (tail + text)[-20_000:]
@@ -167,6 +164,17 @@ def _follow(remote: Remote, step: InstallRuntime, facts: Facts, tell: Teller) ->
             raise SwarmError(f"the build has not ended within {BUILD_LIMIT / 3600:.0f} h", host=remote.host,
                              hint="it goes on there; run `up` again later")
         time.sleep(POLL)
+
+
+def _build_state(remote: Remote, data_dir: str, key: str, offset: int) -> str:
+    """How the build is. A broken connection is made again, a few times: the build goes on meanwhile."""
+    for pause in (1, 5, 15, 30):
+        try:
+            return on_host(remote, "build_state", data_dir, key, str(offset))
+        except (ConnectionLost, HostUnreachable):
+            remote.close()
+            time.sleep(pause * POLL)
+    return on_host(remote, "build_state", data_dir, key, str(offset))
 
 
 def _latest(text: str, stage: str, fraction: float | None) -> tuple[str, float | None]:
