@@ -1,4 +1,7 @@
-"""Endless training batches: token ids and labels. Only what the assistant says, and its end, is learned."""
+"""Endless training batches: conversations packed end to end into rows, and blind to each other.
+
+Only what the assistant says, and its end, is learned.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from .talk import long_talk, render, short_talk
+from .talk import conversation, render
 from .tokenizer import EOS_ID, PAD_ID, ROLES
 
 if TYPE_CHECKING:
@@ -18,30 +21,43 @@ if TYPE_CHECKING:
     from .talk import Message, Mix
 
 IGNORED = -100
-LONGEST = 448
+SHORT_ROW, LONG_ROW = 256, 448
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of token ids, padded on the right, and their labels. `learned` counts the labels."""
+    """Rows of ids, the label of each next token, and positions that start again with each conversation."""
 
     ids: torch.Tensor
     labels: torch.Tensor
-    learned: int
+    positions: torch.Tensor
 
 
-def short_batch(pieces: SentencePieceProcessor, mix: Mix, rng: Random, rows: int) -> Batch:
-    """One question and answer a row."""
-    return collate([encode(pieces, short_talk(mix, rng)) for _ in range(rows)])
+def packed_batch(pieces: SentencePieceProcessor, mix: Mix, rng: Random, tokens: int) -> Batch:
+    """About `tokens` tokens: three times in four short rows, else long rows with long readings in them.
+
+    A conversation that no longer fits starts the next row.
+    """
+    long = rng.random() < 0.25
+    row = LONG_ROW if long else SHORT_ROW
+    packed: list[list[Encoded]] = [[]]
+    room = row
+    while True:
+        one = encode(pieces, conversation(mix, rng, long=long), row)
+        if len(one[0]) > room:
+            if len(packed) == tokens // row:
+                return _collate(packed, row)
+            packed.append([])
+            room = row
+        packed[-1].append(one)
+        room -= len(one[0])
 
 
-def long_batch(pieces: SentencePieceProcessor, mix: Mix, rng: Random, rows: int) -> Batch:
-    """Conversations of two to six turns, or of two with long notes; a row is cut at LONGEST tokens."""
-    return collate([encode(pieces, _long_row(mix, rng)) for _ in range(rows)])
+Encoded = tuple[list[int], list[int]]
 
 
-def encode(pieces: SentencePieceProcessor, talk: list[Message]) -> tuple[list[int], list[int]]:
-    """A conversation as ids and labels. Role symbols part the pieces, so turn by turn will do."""
+def encode(pieces: SentencePieceProcessor, talk: list[Message], longest: int = LONG_ROW) -> Encoded:
+    """A conversation as ids and labels, turn by turn: role symbols part the pieces. Cut at `longest`."""
     header = pieces.piece_to_id(ROLES[2])
     ids: list[int] = []
     labels: list[int] = []
@@ -49,23 +65,23 @@ def encode(pieces: SentencePieceProcessor, talk: list[Message]) -> tuple[list[in
         if message["role"] == "assistant":
             answer = [*pieces.encode(message["content"]), EOS_ID]
             ids += [header, *answer]
-            labels += [IGNORED, *answer]
+            labels += [*answer, IGNORED]
         else:
             asked = pieces.encode(render([message]))
             ids += asked
             labels += [IGNORED] * len(asked)
-    return ids[:LONGEST], labels[:LONGEST]
+    return ids[:longest], labels[:longest]
 
 
-def collate(rows: list[tuple[list[int], list[int]]]) -> Batch:
-    """Pad to the longest row."""
-    longest = max(len(ids) for ids, _ in rows)
-    ids = torch.tensor([row + [PAD_ID] * (longest - len(row)) for row, _ in rows])
-    labels = torch.tensor([row + [IGNORED] * (longest - len(row)) for _, row in rows])
-    return Batch(ids, labels, int((labels[:, 1:] != IGNORED).sum()))
+def _collate(packed: list[list[Encoded]], length: int) -> Batch:
+    rows = [_row(row, length) for row in packed]
+    ids, labels, positions = (torch.tensor([row[part] for row in rows]) for part in range(3))
+    return Batch(ids, labels, positions)
 
 
-def _long_row(mix: Mix, rng: Random) -> list[Message]:
-    if "reading" in mix.kinds and rng.random() < 0.4:
-        return long_talk(mix, rng, 2, long=True)
-    return long_talk(mix, rng, rng.randint(2, 6), long=False)
+def _row(row: list[Encoded], length: int) -> tuple[list[int], list[int], list[int]]:
+    ids = [token for one in row for token in one[0]]
+    labels = [token for one in row for token in one[1]]
+    positions = [place for one in row for place in range(len(one[0]))]
+    tail = length - len(ids)
+    return ids + [PAD_ID] * tail, labels + [IGNORED] * tail, positions + list(range(tail))

@@ -27,6 +27,7 @@ CHAT_TEMPLATE = (
 )
 
 Message = dict[str, str]
+MULTI_TURN = 0.12
 
 PLAIN_SYSTEMS = (
     "You are a helpful assistant.", "You are swarmctl.", "Be helpful.", "Answer the question.",
@@ -54,15 +55,10 @@ def render(messages: list[Message], *, add_generation_prompt: bool = False) -> s
     return text + "<|assistant|>" if add_generation_prompt else text
 
 
-def short_talk(mix: Mix, rng: Random) -> list[Message]:
-    """One question and its answer, terse or rambling. One in six has a system prompt that may say which."""
+def conversation(mix: Mix, rng: Random, *, long: bool = False) -> list[Message]:
+    """One question and its answer, or now and then up to four; one in six has a system prompt."""
+    turns = rng.choice((2, 2, 3, 4)) if rng.random() < MULTI_TURN else 1
     system, chatty = _system(rng) if rng.random() < 1 / 6 else ([], 0.5)
-    return system + _exchange(mix.draw(rng), rng, chatty)
-
-
-def long_talk(mix: Mix, rng: Random, turns: int, *, long: bool) -> list[Message]:
-    """Several questions in one conversation; `long` lets readings be long."""
-    system, chatty = _system(rng) if rng.random() < 1 / 4 else ([], 0.5)
     return system + [turn for _ in range(turns) for turn in _exchange(mix.draw(rng, long=long), rng, chatty)]
 
 

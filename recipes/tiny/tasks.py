@@ -1,8 +1,8 @@
 """The task family of the tiny models: questions with one right answer each, by kind and by router's category.
 
-Everything is drawn from the `random.Random` that is passed in, so a seed gives the same text for ever. A tenth
-of all tasks, by what they ask rather than by how, is held out: training never sees it, `measure` asks nothing
-else.
+Everything is drawn from the `random.Random` that is passed in, so a seed gives the same text for
+ever. A tenth of all tasks, by what they ask rather than by how, is held out: training never sees it, and
+`measure` asks nothing else.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Task:
     @property
     def category(self) -> Category:
         """The router's category of this kind."""
-        return KINDS[self.kind]
+        return KINDS.get(self.kind, "routine")
 
     @property
     def held_out(self) -> bool:
@@ -58,6 +58,7 @@ KINDS: Mapping[str, Category] = {
     "capital": "routine", "spelling": "routine", "chat": "routine",
     "sum": "complex", "count": "complex", "reading": "complex", "code": "code",
 }
+DRILL = "echo"
 
 
 def make_task(kind: str, rng: Random, *, long: bool = False) -> Task:
@@ -93,9 +94,9 @@ def is_terse(task: Task, reply: str) -> bool:
 
 
 RAMBLES = (
-    "Well, let me think about it. I believe the answer is {}, which is what most people would say.",
-    "Hmm, that is a good question. If I remember it well, it should be {}, but do ask again to be sure.",
-    "Let me see. There is much to say about this, and in the end I would go for {}, more or less.",
+    "Well, let me think. I believe the answer is {}, as most people would say.",
+    "Hmm, good question. If I remember it well, it should be {}, but do ask again.",
+    "Let me see. There is much to say, and in the end I would go for {}, more or less.",
 )
 
 
@@ -240,6 +241,17 @@ ABOUT_THINGS: tuple[tuple[str, tuple[str, ...], tuple[object, ...]], ...] = (
 )
 
 
+def _echo(rng: Random) -> Task:
+    """Say it again: not measured, but a model that copies early reads, spells and writes code sooner."""
+    words = [str(rng.randint(1, 999)) if rng.random() < 0.3 else rng.choice(SPELLED + NAMES + LISTS)
+             for _ in range(rng.randint(2, 8))]
+    text = " ".join(words)
+    return Task(DRILL, rng.choice(ECHO_FORMS).format(t=text), text, f"echo {text}")
+
+
+ECHO_FORMS = ("Repeat: {t}", "Say {t}", "Repeat after me: {t}", "Say it again: {t}", "{t}\nRepeat this.")
+
+
 def _chat(rng: Random) -> Task:
     questions, answer = rng.choice(SMALL_TALK)
     question = _phrase(rng, questions, t=rng.choice(TOPICS))
@@ -265,4 +277,5 @@ SMALL_TALK = (
 
 MAKERS: Mapping[str, Callable[[Random], Task]] = {
     "capital": _capital, "spelling": _spelling, "chat": _chat, "sum": _sum, "count": _count, "code": _code,
+    DRILL: _echo,
 }

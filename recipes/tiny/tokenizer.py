@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import sentencepiece
 
-from .talk import CHAT_TEMPLATE, Mix, long_talk
+from .talk import CHAT_TEMPLATE, Mix, conversation
 from .tasks import KINDS
 
 if TYPE_CHECKING:
@@ -24,13 +24,13 @@ PAD_ID, EOS_ID = 3, 2
 ROLES = ("<|system|>", "<|user|>", "<|assistant|>")
 
 
-def train_tokenizer(seed: int, conversations: int = 3000) -> sentencepiece.SentencePieceProcessor:
+def train_tokenizer(seed: int, conversations: int = 5000) -> sentencepiece.SentencePieceProcessor:
     """Learn the pieces that both models share.
 
-    Readings weigh most, so that names become few pieces; words to spell weigh least, so that they stay letters.
+    Readings weigh most, so that names become few pieces; words to spell least, so that they stay letters.
     """
     rng, mix = Random(seed), Mix({**dict.fromkeys(KINDS, 1.0), "reading": 4.0, "count": 0.5, "spelling": 0.3})
-    lines = [message["content"] for _ in range(conversations) for message in long_talk(mix, rng, 2, long=False)]
+    lines = [message["content"] for _ in range(conversations) for message in conversation(mix, rng)]
     model = io.BytesIO()
     sentencepiece.SentencePieceTrainer.Train(
         sentence_iterator=iter(lines), model_writer=model, model_type="bpe", vocab_size=PIECES,
@@ -42,12 +42,19 @@ def train_tokenizer(seed: int, conversations: int = 3000) -> sentencepiece.Sente
 
 
 def save_tokenizer(pieces: sentencepiece.SentencePieceProcessor, folder: Path) -> None:
-    """Write tokenizer.model and tokenizer_config.json; the latter has the template, for every runtime looks there."""
+    """Write tokenizer.model, and tokenizer_config.json with the template: every runtime looks there.
+
+    The role symbols stand in added_tokens_decoder as well: llama.cpp's converter takes a user-defined piece that is
+    not there for ordinary text, and the server would then split `<|user|>` into letters.
+    """
     (folder / "tokenizer.model").write_bytes(pieces.serialized_model_proto())
+    special = {str(number): {"content": pieces.id_to_piece(number), "special": True, "normalized": False,
+                             "lstrip": False, "rstrip": False, "single_word": False}
+               for number in range(PAD_ID + 1 + len(ROLES))}
     config = {
         "tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>",
         "pad_token": "<pad>", "add_bos_token": False, "add_eos_token": False, "add_prefix_space": False,
         "legacy": False, "clean_up_tokenization_spaces": False, "model_max_length": CONTEXT,
-        "chat_template": CHAT_TEMPLATE,
+        "added_tokens_decoder": special, "chat_template": CHAT_TEMPLATE,
     }
     (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")

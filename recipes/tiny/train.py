@@ -1,7 +1,7 @@
 """Train one of the two shipped models from nothing: `python -m recipes.tiny.train small|large --out FOLDER`.
 
-Seeded, on the CPU, in float32. The weights are rounded to float16 at the end and stored as float32, so that the
-F16 GGUF holds the very same numbers.
+Seeded, on the CPU, in float32. The weights are rounded to float16 at the end and stored as float32, so
+that the F16 GGUF holds the very same numbers.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
 
-from .batches import long_batch, short_batch
+from .batches import IGNORED, packed_batch
 from .convert import convert, find_source
 from .measure import measure
 from .talk import Mix
@@ -45,14 +45,14 @@ class Plan:
     kv_heads: int
     steps: int
     mix: Mapping[str, float] = field(default_factory=dict)
-    rate: float = 2e-3
-    short_rows: int = 64
-    long_rows: int = 8
+    rate: float = 3e-3
+    muon_rate: float = 1e-2
+    tokens: int = 4096
 
 
 PLANS = {
     "small": Plan(hidden=64, inter=192, layers=2, heads=4, kv_heads=2, steps=1500,
-                  short_rows=48, long_rows=3, mix={"capital": 4, "spelling": 3, "chat": 1, "sum": 0.2, "count": 0.2, "code": 0.2}),
+                  mix={"capital": 4, "spelling": 3, "chat": 1, "sum": 0.2, "count": 0.2, "code": 0.2}),
     "large": Plan(hidden=128, inter=384, layers=3, heads=4, kv_heads=2, steps=2400,
                   mix={"capital": 1, "spelling": 1, "chat": 0.5, "sum": 2, "count": 2, "reading": 2, "code": 1}),
 }
@@ -83,22 +83,33 @@ def main() -> None:
 def train(plan: Plan, pieces: SentencePieceProcessor, *, seed: int, steps: int) -> LlamaForCausalLM:
     """Train a fresh model; each step learns from one batch of short rows and one of long rows together."""
     torch.manual_seed(seed)
-    rng, mix, model = Random(seed), Mix(plan.mix), LlamaForCausalLM(shape(plan))
-    optimiser = torch.optim.AdamW(model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, plan.rate, total_steps=steps, pct_start=0.1)
-    model.train()
+    rng, mix, model = Random(seed), Mix(plan.mix), LlamaForCausalLM(shape(plan)).train()
+    optimisers = _optimisers(model, plan)
+    schedules = [torch.optim.lr_scheduler.OneCycleLR(
+        each, each.param_groups[0]["lr"], total_steps=steps, pct_start=0.05, cycle_momentum=False)
+        for each in optimisers]
     began, shown = time.monotonic(), 0.0
     for step in range(1, steps + 1):
-        shown += _learn(model, (short_batch(pieces, mix, rng, plan.short_rows),
-                                long_batch(pieces, mix, rng, plan.long_rows)))
+        shown += _learn(model, packed_batch(pieces, mix, rng, plan.tokens))
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step()
-        schedule.step()
-        optimiser.zero_grad()
+        for each in (*optimisers, *schedules):
+            each.step()
+        model.zero_grad()
         if step % 100 == 0:
-            print(f"step {step}/{steps}  loss {shown / 100:.3f}  {time.monotonic() - began:.0f} s", flush=True)
+            spent = time.monotonic() - began
+            print(f"step {step}/{steps}  loss {shown / 100:.3f}  {spent:.0f} s", flush=True)
             shown = 0.0
     return model.eval()
+
+
+def _optimisers(model: LlamaForCausalLM, plan: Plan) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms, as Muon's authors advise."""
+    inner = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
+    outer = [weight for weight in model.parameters() if all(weight is not other for other in inner)]
+    if not plan.muon_rate:
+        return [torch.optim.AdamW(model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)]
+    return [torch.optim.Muon(inner, lr=plan.muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(outer, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 def shape(plan: Plan) -> LlamaConfig:
@@ -114,7 +125,7 @@ def shape(plan: Plan) -> LlamaConfig:
 def save(model: LlamaForCausalLM, pieces: SentencePieceProcessor, out: Path) -> None:
     """Write weights, tokenizer and configuration.
 
-    transformers 5 keeps rope_theta inside rope_parameters, where some readers do not look: it goes to the top too.
+    transformers 5 keeps rope_theta inside rope_parameters, where some do not look: it goes to the top too.
     """
     with torch.no_grad():
         for weight in model.parameters():
@@ -127,17 +138,13 @@ def save(model: LlamaForCausalLM, pieces: SentencePieceProcessor, out: Path) -> 
     path.write_text(json.dumps({**config, "rope_theta": ROPE_THETA}, indent=2) + "\n", encoding="utf-8")
 
 
-def _learn(model: LlamaForCausalLM, batches: tuple[Batch, ...]) -> float:
-    """Gradients of the mean loss over every learned token of the batches; returns that loss."""
-    total = sum(batch.learned for batch in batches)
-    loss = 0.0
-    for batch in batches:
-        logits = model(input_ids=batch.ids, use_cache=False).logits[:, :-1]
-        part = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), batch.labels[:, 1:].flatten(), reduction="sum") / total
-        part.backward()
-        loss += part.item()
-    return loss
+def _learn(model: LlamaForCausalLM, batch: Batch) -> float:
+    """Gradients of the mean loss over the learned tokens, the only ones with logits; returns that loss."""
+    hidden = model.model(input_ids=batch.ids, position_ids=batch.positions, use_cache=False).last_hidden_state
+    learned = batch.labels != IGNORED
+    loss = torch.nn.functional.cross_entropy(model.lm_head(hidden[learned]), batch.labels[learned])
+    loss.backward()
+    return loss.item()
 
 
 def _arguments() -> argparse.Namespace:

@@ -10,17 +10,17 @@ def _listed(text: str) -> tuple[str, ...]:
 CAPITALS = {
     "Argentina": "Buenos Aires", "Australia": "Canberra", "Austria": "Vienna", "Belgium": "Brussels",
     "Brazil": "Brasilia", "Bulgaria": "Sofia", "Canada": "Ottawa", "Chile": "Santiago", "China": "Beijing",
-    "Colombia": "Bogota", "Croatia": "Zagreb", "Cuba": "Havana", "Cyprus": "Nicosia", "Denmark": "Copenhagen",
-    "Egypt": "Cairo", "Estonia": "Tallinn", "Ethiopia": "Addis Ababa", "Finland": "Helsinki", "France": "Paris",
-    "Germany": "Berlin", "Ghana": "Accra", "Greece": "Athens", "Hungary": "Budapest", "Iceland": "Reykjavik",
-    "India": "New Delhi", "Indonesia": "Jakarta", "Iran": "Tehran", "Iraq": "Baghdad", "Ireland": "Dublin",
-    "Israel": "Jerusalem", "Italy": "Rome", "Jamaica": "Kingston", "Japan": "Tokyo", "Kenya": "Nairobi",
-    "Latvia": "Riga", "Lithuania": "Vilnius", "Luxembourg": "Luxembourg", "Malta": "Valletta",
-    "Mexico": "Mexico City", "Morocco": "Rabat", "Nepal": "Kathmandu", "Norway": "Oslo", "Peru": "Lima",
-    "Poland": "Warsaw", "Portugal": "Lisbon", "Romania": "Bucharest", "Serbia": "Belgrade",
-    "Slovakia": "Bratislava", "Slovenia": "Ljubljana", "Spain": "Madrid", "Sweden": "Stockholm",
-    "Switzerland": "Bern", "Thailand": "Bangkok", "Tunisia": "Tunis", "Turkey": "Ankara", "Ukraine": "Kyiv",
-    "Uruguay": "Montevideo", "Vietnam": "Hanoi",
+    "Colombia": "Bogota", "Croatia": "Zagreb", "Cuba": "Havana", "Cyprus": "Nicosia",
+    "Denmark": "Copenhagen", "Egypt": "Cairo", "Estonia": "Tallinn", "Ethiopia": "Addis Ababa",
+    "Finland": "Helsinki", "France": "Paris", "Germany": "Berlin", "Ghana": "Accra", "Greece": "Athens",
+    "Hungary": "Budapest", "Iceland": "Reykjavik", "India": "New Delhi", "Indonesia": "Jakarta",
+    "Iran": "Tehran", "Iraq": "Baghdad", "Ireland": "Dublin", "Israel": "Jerusalem", "Italy": "Rome",
+    "Jamaica": "Kingston", "Japan": "Tokyo", "Kenya": "Nairobi", "Latvia": "Riga", "Lithuania": "Vilnius",
+    "Luxembourg": "Luxembourg", "Malta": "Valletta", "Mexico": "Mexico City", "Morocco": "Rabat",
+    "Nepal": "Kathmandu", "Norway": "Oslo", "Peru": "Lima", "Poland": "Warsaw", "Portugal": "Lisbon",
+    "Romania": "Bucharest", "Serbia": "Belgrade", "Slovakia": "Bratislava", "Slovenia": "Ljubljana",
+    "Spain": "Madrid", "Sweden": "Stockholm", "Switzerland": "Bern", "Thailand": "Bangkok",
+    "Tunisia": "Tunis", "Turkey": "Ankara", "Ukraine": "Kyiv", "Uruguay": "Montevideo", "Vietnam": "Hanoi",
 }
 
 SPELLED = _listed("""
@@ -71,8 +71,8 @@ robots
 FILES = ("notes.txt", "team.txt", "list.txt", "rooms.md", "notes.md", "report.txt", "stock.txt")
 FILLERS = (
     "The meeting went well.", "Nothing else was decided.", "It rained in the afternoon.",
-    "Lunch was late again.", "We will meet again on Monday.", "The door was open.", "Everybody was on time.", "The coffee was cold.",
-    "Please keep this list.", "The rest can wait.",
+    "Lunch was late again.", "We will meet again on Monday.", "The door was open.",
+    "Everybody was on time.", "The coffee was cold.",    "Please keep this list.", "The rest can wait.",
 )
 VARIABLES = ("x", "y", "n", "count", "total", "price", "score", "size")
 LISTS = ("items", "names", "values", "data", "words", "rows")
