@@ -14,7 +14,8 @@ free() { # bytes free at DATA_DIR, or at the nearest folder above it that exists
 }
 
 prepare() {
-    mkdir -p "$data/blobs" "$data/servers" "$data/runtimes/llamacpp" "$data/incoming"
+    mkdir -p "$data/blobs" "$data/servers" "$data/runtimes/llamacpp" "$data/incoming" || return 1
+    find "$data/incoming" -type f -mtime +7 -exec rm -f {} + # left by runs that were killed
 }
 
 # --- the lock: mkdir is atomic; `until` is a lease, so that a laptop that died does not lock a host for ever
@@ -131,8 +132,8 @@ start() { # PAYLOAD NAME MODE UNIT: put the folder that comes as a tar in place 
     tarball=$1
     shift
     folder=$data/servers/$1
-    new=$data/servers/.new-$1
-    rm -rf "$new"
+    new=$data/servers/.new-$1-$$
+    trap 'rm -rf "$new"' EXIT
     mkdir -p "$new" && tar -xf "$tarball" -C "$new" && rm -f "$tarball" || exit 1
     [ ! -d "$folder" ] || halt "$1" "$(cat "$folder/mode" 2>/dev/null)" "$3"
     mkdir -p "$folder" || exit 1
@@ -140,7 +141,6 @@ start() { # PAYLOAD NAME MODE UNIT: put the folder that comes as a tar in place 
     for file in run supervise.sh mode unit digest; do
         if [ -f "$new/$file" ]; then mv "$new/$file" "$folder/$file" || exit 1; fi
     done
-    rm -rf "$new"
     if [ "$2" = systemd ]; then
         units=$HOME/.config/systemd/user
         mkdir -p "$units" && cp "$folder/unit" "$units/$3" || exit 1
