@@ -284,9 +284,23 @@ def test_a_sockets_folder_of_somebody_else_is_refused(lab, far, tmp_path):
     folder = tmp_path / "theirs"
     folder.mkdir()
     os.chown(folder, 12345, 12345)
-    paths = replace(lab.paths, runtime=folder)
-    with pytest.raises(SwarmError, match="belongs to somebody else"):
-        open_tunnel(paths, host_name="worlock", ssh="worlock", ports=(far(),), ssh_config=str(lab.ssh_config))
+    port = far()
+    for runtime in (folder, folder / "ours"):
+        paths = replace(lab.paths, runtime=runtime)
+        with pytest.raises(SwarmError, match="belongs to somebody else"):
+            open_tunnel(paths, host_name="worlock", ssh="worlock", ports=(port,),
+                        ssh_config=str(lab.ssh_config))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="giving a socket away needs root")
+def test_a_socket_of_somebody_else_is_not_a_tunnel(tmp_path):
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(str(path))
+        server.listen()
+        assert is_up(path)
+        os.chown(path, 12345, 12345)
+        assert not is_up(path)
 
 
 # -- as data --

@@ -47,10 +47,13 @@ def control_path(paths: Paths, host_name: str) -> Path:
 
 
 def is_up(path: Path) -> bool:
-    """Whether somebody listens on the near end. A master that lost its host ends within ten seconds."""
+    """Whether a process of this user listens on the near end. A master that lost its host ends within ten
+    seconds."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(CONNECT_PROBE)
         try:
+            if path.lstat().st_uid != os.getuid():
+                return False
             sock.connect(str(path))
         except OSError:
             return False
@@ -228,10 +231,11 @@ def _try_lock(fd: int) -> bool:
 
 
 def _private_folder(folder: Path) -> None:
-    """Make the folder 0700 and refuse one that belongs to somebody else or lets others in."""
+    """Make the folder 0700 and refuse one that somebody else owns, or could put another in place of."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    seen = folder.lstat()
-    if not stat.S_ISDIR(seen.st_mode) or seen.st_uid != os.getuid():
+    seen, above = folder.lstat(), folder.parent.stat()
+    ours = stat.S_ISDIR(seen.st_mode) and seen.st_uid == os.getuid()
+    if not ours or above.st_uid not in {0, os.getuid()}:
         raise SwarmError(f"{folder} belongs to somebody else, so tunnels in it would not be private",
                          hint="set XDG_RUNTIME_DIR to a folder of your own")
     if stat.S_IMODE(seen.st_mode) & 0o077:
