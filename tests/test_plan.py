@@ -288,6 +288,18 @@ def test_the_second_model_gets_only_what_the_first_left():
         plan_llamacpp(want("eight", "eight"), seen)
 
 
+@pytest.mark.parametrize(("limits", "free", "words"), [
+    (Limits(disk=4 * GIB), 10**12, r"would take 4\.90 GB, and limits\.disk is 4\.29 GB"),
+    (Limits(), 10**9, r"need 4,900 MB at .*, where 1,000 MB are free"),
+])
+def test_weights_without_room_on_the_disk_are_refused_before_anything_is_changed(limits, free, words):
+    seen = facts(disk=replace(FACTS.disk, free=free))
+    with pytest.raises(SwarmError, match=words):
+        plan_llamacpp(want("eight", limits=limits), seen)
+    there = replace(seen, blobs=(BlobSeen(EIGHT_B.sha256, EIGHT_B.size),))
+    assert plan_llamacpp(want("eight", limits=limits), there)
+
+
 def test_a_small_machine_keeps_a_small_prompt_cache():
     assert int(options(want("tiny"), facts(memory=2 * GIB))["cache-ram"]) == 2 * GIB // 20 // MIB
     assert int(options(want("tiny"), facts(memory=512 * GIB))["cache-ram"]) == 2048

@@ -107,7 +107,6 @@ def put_blob(work: Work, step: PutBlob) -> None:
     """Copy a model's bytes under their hash: resumed, verified, never twice."""
     model = work.want.models[step.model]
     require_space(work.remote, work.seen.data_dir, step.size, f"model {step.model}")
-    _check_limit(work, step)
     work.remote.put(Path(model.path), f"{work.seen.data_dir}/blobs/sha256-{step.sha256}", sha256=step.sha256,
                     timeout=transfer_time(step.size), progress=work.tell.bytes(step.size))
 
@@ -170,15 +169,6 @@ def _wait(work: Work, server: str, model: str, port: int) -> float:
         tail = on_host(work.remote, "log", work.seen.data_dir, server, "10").rstrip()
         raise ServerUnavailable(f"server {server}: {exc.message}; its log ends with\n{tail}",
                                 host=work.remote.host, hint=_logs_hint(work, server)) from exc
-
-
-def _check_limit(work: Work, step: PutBlob) -> None:
-    limit = work.want.host.limits.disk
-    used = sum(blob.size for blob in work.seen.blobs)
-    if limit is not None and used + step.size > limit:
-        raise SwarmError(f"model {step.model} would take {(used + step.size) / 1e9:.2f} GB of blobs, "
-                         f"and limits.disk is {limit / 1e9:.2f} GB", host=work.remote.host,
-                         hint="raise limits.disk, or want fewer models there")
 
 
 def _limit(step: Step, want: Want) -> float:

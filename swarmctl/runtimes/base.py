@@ -49,8 +49,8 @@ class ModelFile:
 
 @dataclass(frozen=True, slots=True)
 class Want:
-    """All that is wanted of one host: its inventory entry, and by name the model files and wishes its placements
-    mean."""
+    """All that is wanted of one host: its inventory entry, and by name the model files and wishes its
+    placements mean."""
 
     host: Host
     models: Mapping[str, ModelFile] = field(default_factory=dict)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from swarmctl.errors import SwarmError
+from swarmctl.errors import DiskFull, SwarmError
 from swarmctl.inventory import LlamaCppWish
 from swarmctl.runtimes.llamacpp_build import Build, choose_build
 from swarmctl.runtimes.llamacpp_serve import RUNTIME_FOLDER, server_specs
@@ -31,12 +31,14 @@ def plan_llamacpp(want: Want, seen: Facts) -> tuple[Step, ...]:
         return tuple(_stops(seen, {}, "the inventory wants no model here"))
     specs, build = wanted_servers(want, seen)
     _check_ports(want, seen, [spec for spec, _ in specs])
+    blobs = tuple(_blobs(want, seen))
+    _check_disk(want, seen, sum(blob.size for blob in blobs))
     notes = {spec.name: note for spec, note in specs}
     wanted = {spec.name: spec for spec, _ in specs}
     return (
         *_stops(seen, wanted, "the inventory no longer wants it here"),
         *_install(seen, build),
-        *_blobs(want, seen),
+        *blobs,
         *(step for spec in wanted.values() for step in _serve(spec, seen, notes[spec.name])),
     )
 
@@ -111,6 +113,20 @@ def _why_start(spec: ServerSpec, server: ServerSeen | None) -> str | None:
     if server.pid is None:
         return f"it is down, after {server.restarts} restarts"
     return None
+
+
+def _check_disk(want: Want, seen: Facts, new: int) -> None:
+    """Refuse weights that the disk or `limits.disk` has no room for, before anything is changed."""
+    used, limit = sum(blob.size for blob in seen.blobs), want.host.limits.disk
+    if new and limit is not None and used + new > limit:
+        raise SwarmError(f"the weights would take {(used + new) / 1e9:.2f} GB, and limits.disk is "
+                         f"{limit / 1e9:.2f} GB", host=want.host.name,
+                         hint="raise limits.disk, want fewer models there, or delete old files under "
+                              f"{seen.data_dir}/blobs")
+    if new > seen.disk.free:
+        raise DiskFull(f"the weights need {new / 1e6:,.0f} MB at {seen.data_dir}, where "
+                       f"{seen.disk.free / 1e6:,.0f} MB are free", host=want.host.name,
+                       hint="free some space there, or name another data_dir in the inventory")
 
 
 def _check_ports(want: Want, seen: Facts, specs: list[ServerSpec]) -> None:
