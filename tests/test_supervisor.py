@@ -127,7 +127,7 @@ def test_a_server_that_keeps_failing_is_restarted_ever_more_slowly(supervised):
 
 
 def test_a_server_that_ignores_TERM_is_killed_after_its_grace(supervised):
-    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(600)"
+    deaf = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf', flush=True); time.sleep(99)"
     folder = supervised((sys.executable, "-c", deaf))
     wait_for(lambda: "deaf" in folder.log())
     server = folder.pid("server")
