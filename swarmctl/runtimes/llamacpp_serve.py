@@ -43,7 +43,7 @@ FIXED = {
     "ssl-key-file": "the SSH connection is the guard", "ssl-cert-file": "the SSH connection is the guard",
     "api-prefix": "swarmctl speaks to the root", "reuse-port": "one server a port",
 }
-#: weights one thread is worth before another costs more at llama.cpp's barriers than it brings: a rule of thumb
+#: weights one thread is worth before another costs more at llama.cpp's barriers than it brings: by rule of thumb
 #: (docs/runtimes.md has the measurement at its small end)
 WEIGHTS_PER_THREAD = 25_000_000
 
