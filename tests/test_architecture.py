@@ -69,9 +69,11 @@ def test_only_the_command_line_catches_everything():
 
 def swallows_everything(path: Path) -> bool:
     """Whether a handler takes any exception and does not raise it again."""
-    handlers = [node for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.ExceptHandler)]
-    broad = [each for each in handlers if each.type is None or ast.unparse(each.type) in {"Exception", "BaseException"}]
-    return any(not isinstance(node, ast.Raise) for each in broad for node in each.body[-1:])
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    handlers = [node for node in ast.walk(tree) if isinstance(node, ast.ExceptHandler)]
+    kinds = {"Exception", "BaseException"}
+    broad = [each for each in handlers if each.type is None or ast.unparse(each.type) in kinds]
+    return any(not isinstance(each.body[-1], ast.Raise) for each in broad)
 
 
 @pytest.mark.parametrize("name", sorted(vars(errors)))
