@@ -304,7 +304,7 @@ def test_a_torn_certificate_is_none(lab_loopback, cut):
     ("", HostUnreachable),
 ])
 def test_what_ssh_says_becomes_our_errors(said, kind):
-    assert type(error_from_stderr(said, "worlock")) is kind
+    assert type(error_from_stderr(said, "worlock", "w")) is kind
 
 
 def _fingerprint(host) -> str:

@@ -378,7 +378,7 @@ def test_a_port_that_accepts_and_says_nothing_costs_its_connect_timeout(lab_loop
         config = tmp_path / "config"
         config.write_text(f"Host mute\n HostName 127.0.0.1\n Port {server.getsockname()[1]}\n")
         started = time.monotonic()
-        with pytest.raises(HostUnreachable):
+        with pytest.raises(HostUnreachable, match="opens no SSH session"):
             over_ssh(lab_loopback, "mute", config=config, timeout=1.0).run(("true",), timeout=10)
         assert time.monotonic() - started < 3
 
@@ -399,7 +399,8 @@ def test_a_frozen_host_costs_its_connect_timeout(lab):
 def test_a_name_without_address_and_a_closed_port_are_unreachable(lab_loopback, where):
     with pytest.raises(HostUnreachable) as caught:
         over_ssh(lab_loopback, "gone", ssh=where).run(("true",), timeout=10)
-    assert str(caught.value).startswith("gone: no SSH connection")
+    assert str(caught.value).startswith("gone: no SSH connection (")
+    assert f"`ssh {where}`" in (caught.value.hint or "")
 
 
 def test_a_key_that_is_refused_says_so(lab_loopback, tmp_path):
@@ -635,7 +636,7 @@ def test_every_foreign_error_becomes_one_of_ours(lab_loopback):
     for kind in found:
         assert issubclass(kind, foreign_errors())
         for connecting in (True, False):
-            ours = translate(_instance(kind, key), "worlock", connecting=connecting)
+            ours = translate(_instance(kind, key), "worlock", "me@w", connecting=connecting)
             assert isinstance(ours, RemoteError)
             assert type(ours) is not RemoteError
             assert ours.host == "worlock"

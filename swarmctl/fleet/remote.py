@@ -90,7 +90,7 @@ class FabricRemote(ShellRemote):
             output, error = Output(sink), Output()
             self._collect(channel, argv, output, error, started, timeout)
         except foreign_errors() as exc:
-            raise translate(exc, self.host, connecting=False) from exc
+            raise translate(exc, self.host, self._target, connecting=False) from exc
         finally:
             channel.close()
         if feeder:
@@ -146,7 +146,7 @@ class FabricRemote(ShellRemote):
                                              self._timeout)
                 return self._session.channel()
             except foreign_errors() as exc:
-                raise translate(exc, self.host, connecting=True) from exc
+                raise translate(exc, self.host, self._target, connecting=True) from exc
 
 
 def _drain(channel: Channel, output: Output, error: Output, deadline: float) -> bool:
@@ -211,7 +211,7 @@ def open_session(host: str, target: str, paths: Paths, ssh_config: str | None, t
             if said is None:
                 raise
             names = hop_names(resolved, lambda hop: resolve(hop, ssh_config))
-            raise error_from_stderr(said, host, names) from exc
+            raise error_from_stderr(said, host, target, names) from exc
         undo.pop_all()
     connection.transport.set_keepalive(KEEPALIVE)
     return Session(connection, proxy, patience)
@@ -245,7 +245,8 @@ class GatePolicy:
         self._gate = gate
         self._presented = b""
 
-    def transport(self, sock: socket.socket, **options: Any) -> Transport:  # noqa: ANN401  as paramiko calls it
+    def transport(self, sock: socket.socket,
+                  **options: Any) -> Transport:  # noqa: ANN401  as paramiko calls it
         """A transport that asks for the gate's algorithms and keeps the very bytes the host presented."""
         import paramiko
 
@@ -361,14 +362,14 @@ def foreign_errors() -> tuple[type[Exception], ...]:
             fabric.exceptions.NothingToDo, invoke.exceptions.Failure, invoke.exceptions.ThreadException)
 
 
-def translate(exc: Exception, host: str, *, connecting: bool) -> RemoteError:
+def translate(exc: Exception, host: str, ssh: str, *, connecting: bool) -> RemoteError:
     """The error that a foreign one means; `connecting` is true until the first channel is open."""
     import paramiko
 
-    said = str(exc).strip() or type(exc).__name__
+    said = getattr(exc, "strerror", None) or str(exc).strip() or type(exc).__name__
     if isinstance(exc, paramiko.AuthenticationException):
         return AuthenticationFailed(f"it refuses every key ({said})", host=host,
-                                    hint=AUTHENTICATION_HINT.format(host=host))
+                                    hint=AUTHENTICATION_HINT.format(ssh=ssh))
     if isinstance(exc, paramiko.BadHostKeyException):
         return key_changed(host, fingerprint(exc.key.asbytes()), fingerprint(exc.expected_key.asbytes()))
     if isinstance(exc, paramiko.ChannelException):
@@ -376,7 +377,10 @@ def translate(exc: Exception, host: str, *, connecting: bool) -> RemoteError:
                               hint="its sshd_config may set MaxSessions too low")
     if isinstance(exc, (paramiko.ssh_exception.IncompatiblePeer, paramiko.ssh_exception.MessageOrderError)):
         return HostUnreachable(f"its SSH server cannot be spoken to ({said})", host=host)
+    if connecting and type(exc) is paramiko.SSHException:
+        return HostUnreachable(f"it accepts a connection and then opens no SSH session ({said})", host=host,
+                               hint=f"frozen, overloaded, or no SSH server? `ssh -v {ssh}` shows how far it gets")
     if connecting:
         return HostUnreachable(f"no SSH connection ({said})", host=host,
-                               hint=UNREACHABLE_HINT.format(host=host))
+                               hint=UNREACHABLE_HINT.format(ssh=ssh))
     return ConnectionLost(f"the connection broke ({said})", host=host, hint="run the same again")

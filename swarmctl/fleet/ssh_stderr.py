@@ -16,26 +16,26 @@ if TYPE_CHECKING:
 
     from swarmctl.errors import RemoteError
 
-AUTHENTICATION_HINT = ("`ssh -o BatchMode=yes {host} true` must succeed: check User and IdentityFile "
+AUTHENTICATION_HINT = ("`ssh -o BatchMode=yes {ssh} true` must succeed: check User and IdentityFile "
                        "in the SSH config, or load the key with ssh-add")
-UNREACHABLE_HINT = "is it switched on, and does `ssh {host}` reach it from here?"
+UNREACHABLE_HINT = "is it switched on, and does `ssh {ssh}` reach it from here?"
 
 
-def error_from_stderr(text: str, host: str, hops: Mapping[str, str] | None = None) -> RemoteError:
-    """The error that a failed `ssh` means. `hops` maps what `ssh` calls the jump hosts in between to the
-    names that people write: an error of one is told with that one's name."""
+def error_from_stderr(text: str, host: str, ssh: str, hops: Mapping[str, str] | None = None) -> RemoteError:
+    """The error that a failed `ssh` to a host's `ssh` destination means. `hops` maps what `ssh` calls the
+    jump hosts in between to the names that people write: an error of one is told with that one's name."""
     said = " ".join(text.replace("\r", "\n").split())
-    blamed = _blamed(said, hops or {}) or host
-    where = "" if blamed == host else f"at the jump host {blamed}: "
+    hop = _blamed(said, hops or {})
+    where = f"at the jump host {hop}: " if hop else ""
     if "IDENTIFICATION HAS CHANGED" in said or "REVOKED HOST KEY" in said:
-        return key_changed(host, _presented(said), name=blamed)
+        return key_changed(host, _presented(said), name=hop)
     if "Host key verification failed" in said:
-        return key_unknown(host, _presented(said), name=blamed)
+        return key_unknown(host, _presented(said), name=hop)
     if re.search(r"Permission denied|Too many authentication failures|No more authentication methods", said):
         return AuthenticationFailed(f"{where}it refuses every key offered ({_short(said)})", host=host,
-                                    hint=AUTHENTICATION_HINT.format(host=blamed))
+                                    hint=AUTHENTICATION_HINT.format(ssh=hop or ssh))
     return HostUnreachable(f"{where}no SSH connection ({_short(said)})", host=host,
-                           hint=UNREACHABLE_HINT.format(host=blamed))
+                           hint=UNREACHABLE_HINT.format(ssh=hop or ssh))
 
 
 def key_unknown(host: str, presented: str, *, name: str | None = None) -> HostKeyUnknown:

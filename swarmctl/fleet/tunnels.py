@@ -154,7 +154,8 @@ def _start_master(paths: Paths, host_name: str, ssh: str, ssh_config: str | None
     if status != 0:
         # A master that will persist silences its ProxyCommand, so the jump hosts are asked what is wrong.
         jump_status, jump_said = _run(proxy, patience) if proxy else (0, "")
-        raise error_from_stderr(jump_said if jump_status else said, host_name, hop_names(resolved, lookup))
+        raise error_from_stderr(jump_said if jump_status else said, host_name, ssh,
+                                hop_names(resolved, lookup))
 
 
 def _forward(control: Path, host_name: str, port: int, path: Path) -> None:
