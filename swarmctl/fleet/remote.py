@@ -379,7 +379,7 @@ def translate(exc: Exception, host: str, ssh: str, *, connecting: bool) -> Remot
         return HostUnreachable(f"its SSH server cannot be spoken to ({said})", host=host)
     if connecting and type(exc) is paramiko.SSHException:
         return HostUnreachable(f"it accepts a connection and then opens no SSH session ({said})", host=host,
-                               hint=f"frozen, overloaded, or no SSH server? `ssh -v {ssh}` shows how far it gets")
+                               hint=f"frozen, overloaded, or no SSH server? `ssh -v {ssh}` shows it")
     if connecting:
         return HostUnreachable(f"no SSH connection ({said})", host=host,
                                hint=UNREACHABLE_HINT.format(ssh=ssh))
