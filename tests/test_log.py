@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -379,3 +380,26 @@ def test_the_page_about_the_ledger_names_every_column_and_its_examples_run(paths
     examples = re.findall(r"```sql\n(.*?)```", text, re.DOTALL)
     assert len(examples) == 6
     assert all(verb.query(paths, example).columns for example in examples)
+
+
+def test_ctrl_c_stops_a_long_statement(paths, tmp_path):
+    code = ("import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+            "from swarmctl.cli.main import main; main()")
+    statement = "SELECT count(*) FROM range(1000000) a, range(1000000) b, range(1000) c"
+    running = subprocess.Popen([sys.executable, "-c", code, "log", "sql", statement], text=True,
+                               env={**os.environ, "SWARMCTL_HOME": str(tmp_path)}, stderr=subprocess.PIPE)
+    try:
+        started = time.monotonic()
+        while not paths.ledger.exists() and time.monotonic() < started + 30:
+            time.sleep(0.05)
+        time.sleep(1.0)
+        running.send_signal(signal.SIGINT)
+        _, said = running.communicate(timeout=30)
+    finally:
+        running.kill()
+    assert (running.returncode, said.strip()) == (130, "")
+
+
+def test_duckdb_draws_no_progress_bar_into_the_answer(run):
+    setting = "SELECT value FROM duckdb_settings() WHERE name = 'enable_progress_bar'"
+    assert json.loads(run("sql", setting, "--json")) == [{"value": "false"}]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count
+from pathlib import Path
 
 import pytest
 from recorded import START, exchange, identity, paths_under
@@ -206,6 +209,29 @@ def test_terminals_are_apart_and_odd_names_stay_in_their_folder(paths):
     assert (recall(paths, name), recall(paths, "nobody")) == (Last("a", "b"), None)
     (paths.state / "terminals" / "here.json").write_text("[]")
     assert recall(paths, "here") is None
+
+
+def test_threads_of_one_process_may_note_the_same_terminal(paths):
+    lasts = [Last(str(number), "talk") for number in range(200)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda last: remember(paths, "here", last), lasts))
+    assert recall(paths, "here") in lasts
+    assert [path.name for path in (paths.state / "terminals").iterdir()] == ["here.json"]
+
+
+def test_a_note_that_cannot_be_written_leaves_no_older_one_to_be_rated(paths, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    remember(paths, "here", Last("new", "talk"))
+    assert recall(paths, "here") is None
+
+
+def test_notes_of_terminals_closed_long_ago_go_when_a_new_one_asks(paths):
+    os.utime(paths.state / "terminals" / "here.json", (1, 1))
+    remember(paths, "another", Last("a", "b"))
+    assert [path.name for path in (paths.state / "terminals").iterdir()] == ["another.json"]
 
 
 def test_without_a_name_a_terminal_is_its_tty_and_session():

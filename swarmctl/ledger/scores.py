@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.atomic import write_whole
 from swarmctl.ledger import journal
 
 if TYPE_CHECKING:
@@ -140,7 +140,7 @@ def _count(cache: Path, sizes: Mapping[Path, int], marks: Mapping[str, int], vot
         votes.add(record)
     totals = votes.totals()
     _write(cache, read, totals, json.dumps(
-        [votes.ratings, sorted(votes.undone), votes.comparisons]).encode())
+        [votes.ratings, sorted(votes.undone), votes.comparisons]))
     return totals
 
 
@@ -185,10 +185,10 @@ def _ends_a_line(path: Path, offset: int) -> bool:
         return False
 
 
-def _read_cache(cache: Path) -> tuple[dict[str, int], Totals, bytes] | None:
+def _read_cache(cache: Path) -> tuple[dict[str, int], Totals, str] | None:
     """Marks, totals and the unparsed votes behind them; None where the cache is missing or garbage."""
     try:
-        head, _, behind = cache.read_bytes().partition(b"\n")
+        head, _, behind = cache.read_text(encoding="utf-8").partition("\n")
         raw = json.loads(head)
         if raw["version"] != CACHE_VERSION:
             return None
@@ -200,7 +200,7 @@ def _read_cache(cache: Path) -> tuple[dict[str, int], Totals, bytes] | None:
     return marks, totals, behind
 
 
-def _votes(behind: bytes) -> Votes | None:
+def _votes(behind: str) -> Votes | None:
     try:
         ratings, undone, comparisons = json.loads(behind)
         return Votes({str(one): {str(key): _triple(vote) for key, vote in votes.items()}
@@ -210,18 +210,12 @@ def _votes(behind: bytes) -> Votes | None:
         return None
 
 
-def _write(cache: Path, marks: Mapping[str, int], totals: Totals, votes: bytes) -> None:
+def _write(cache: Path, marks: Mapping[str, int], totals: Totals, votes: str) -> None:
     """Replace the cache. It only saves time, so a full disk or a read-only folder is no error."""
     head: dict[str, Any] = {"version": CACHE_VERSION, "marks": dict(marks),
                             "totals": [[*key, *value] for key, value in totals.items()]}
-    part = cache.with_name(f"{cache.name}.{os.getpid()}.{time.monotonic_ns()}.part")
-    try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(json.dumps(head).encode() + b"\n" + votes)
-        part.replace(cache)
-    except OSError:
-        with suppress(OSError):
-            part.unlink()
+    with suppress(OSError):
+        write_whole(cache, f"{json.dumps(head)}\n{votes}")
 
 
 def _mark(mark: Any) -> int:  # noqa: ANN401  from a file that may hold anything

@@ -35,8 +35,7 @@ REBUILD = "the journal has everything: `swarmctl log rebuild` makes the ledger a
 OFFLINE: Mapping[str, Any] = {"autoinstall_known_extensions": False, "autoload_known_extensions": False}
 #: No files, no network, no extensions: what `log sql` runs can read the ledger and nothing else.
 SEALED: Mapping[str, Any] = {
-    **OFFLINE, "enable_external_access": False, "allow_community_extensions": False,
-    "lock_configuration": True}
+    **OFFLINE, "enable_external_access": False, "allow_community_extensions": False}
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +104,12 @@ def translated(paths: Paths) -> Iterator[None]:
 def _connect(path: Path, config: Mapping[str, Any], *, read_only: bool) -> Any:  # noqa: ANN401  duckdb's
     import duckdb
 
-    return duckdb.connect(str(path), read_only=read_only, config=dict(config))
+    connection = duckdb.connect(str(path), read_only=read_only, config=dict(config))
+    # Another thread of this process may have the file open: then its settings hold, and are locked already.
+    if not connection.execute("SELECT current_setting('lock_configuration')").fetchall()[0][0]:
+        connection.execute("SET enable_progress_bar = false")  # it would go to stdout, amid the answer
+        connection.execute("SET lock_configuration = true")
+    return connection
 
 
 @contextmanager

@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import os
 import re
+import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from swarmctl.paths import Paths
+
+#: A note older than this is of a terminal that nobody comes back to.
+KEPT_SECONDS = 90 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,16 +43,35 @@ def terminal_id(environ: Mapping[str, str]) -> str:
 
 
 def remember(paths: Paths, terminal: str, last: Last) -> None:
-    """Note the last exchange of a terminal."""
-    write_whole(_file(paths, terminal), json.dumps(asdict(last)))
+    """Note the last exchange of a terminal.
+
+    The exchange itself is in the journal. Where this note cannot be written the old one goes, so that `rate`
+    asks for an id instead of rating another answer than the last.
+    """
+    path = _file(paths, terminal)
+    try:
+        if not path.exists():
+            _forget_closed(path.parent, time.time() - KEPT_SECONDS)
+        write_whole(path, json.dumps(asdict(last)))
+    except OSError:
+        with suppress(OSError):
+            path.unlink()
 
 
 def recall(paths: Paths, terminal: str) -> Last | None:
     """What `remember` noted for this terminal, or None."""
     try:
         return Last(**json.loads(_file(paths, terminal).read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError):
         return None
+
+
+def _forget_closed(folder: Path, before: float) -> None:
+    """Remove the notes of terminals that have long been closed; done when a new terminal first asks."""
+    with suppress(OSError):
+        for path in folder.iterdir():
+            if path.stat().st_mtime < before:
+                path.unlink()
 
 
 def _file(paths: Paths, terminal: str) -> Path:

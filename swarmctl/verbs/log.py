@@ -20,7 +20,7 @@ from swarmctl.ledger.rows import COLUMNS, Malformed, rows, storable
 from swarmctl.ledger.terminal import recall
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
     from swarmctl.ledger.journal import Line
@@ -107,13 +107,11 @@ def query(paths: Paths, statement: str) -> Table:
     store.sync(paths)
     with store.open_ledger(paths, read_only=True) as connection:
         try:
-            return _fetched(connection.sql(storable(statement)))
+            return _interruptible(connection, lambda: _fetched(connection.sql(storable(statement))))
         except (duckdb.ProgrammingError, duckdb.DataError, duckdb.PermissionException,
                 duckdb.NotSupportedError, duckdb.DependencyException) as exc:
             first, _, rest = str(exc).partition("\n")
             raise UsageError(first, hint=rest.strip("\n") or READ_ONLY) from exc
-        except duckdb.InterruptException as exc:
-            raise KeyboardInterrupt from exc
 
 
 def export(paths: Paths, out: Path, *, form: str, table: str | None = None,
@@ -159,6 +157,20 @@ def _ask(paths: Paths, statement: str, values: Sequence[Any]) -> Table:
     with store.open_ledger(paths, read_only=True) as connection:
         found = connection.execute(statement, list(values))
         return Table(tuple(column[0] for column in found.description), tuple(found.fetchall()))
+
+
+def _interruptible(connection: Any, work: Callable[[], Table]) -> Table:  # noqa: ANN401
+    """Work in another thread, so that Ctrl-C is heard at once: in a long fetch DuckDB does not listen."""
+    from concurrent.futures import ThreadPoolExecutor, wait
+
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work)
+        try:
+            return running.result()
+        except KeyboardInterrupt:
+            while not wait([running], timeout=0.1).done:
+                connection.interrupt()
+            raise
 
 
 def _fetched(relation: Any) -> Table:  # noqa: ANN401  a duckdb relation, or None where there is no result
