@@ -189,7 +189,7 @@ def _remember_lines(context: Context) -> None:
 
     path = context.paths.state / "chat_history"
     path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        readline.read_history_file(path)
+    path.touch(mode=0o600)  # it holds questions
+    readline.read_history_file(path)
     readline.set_history_length(1000)
     atexit.register(readline.write_history_file, path)
