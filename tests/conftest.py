@@ -3,9 +3,12 @@ ended here."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,21 +38,48 @@ def make_lab(tmp_path_factory) -> Iterator[Callable[..., Lab]]:
         find_sshd()
     except SwarmError as exc:
         pytest.skip(str(exc))
-    made: list[Lab] = []
     numbers = itertools.count()
+    with _guard() as note, contextlib.ExitStack() as wiping:
+        def make(mode: str = "loopback", hosts: int = 3, **options) -> Lab:
+            if mode == "netns" and not can_make_namespaces():
+                pytest.skip(NETNS_REASON)
+            folder = tmp_path_factory.mktemp("lab") / f"lab{next(numbers)}"
+            note(folder)
+            lab = Lab.create(folder, mode, hosts, **options)
+            wiping.callback(lab.wipe)
+            lab.start()
+            return lab
 
-    def make(mode: str = "loopback", hosts: int = 3, **options) -> Lab:
-        if mode == "netns" and not can_make_namespaces():
-            pytest.skip(NETNS_REASON)
-        folder = tmp_path_factory.mktemp("lab") / f"lab{next(numbers)}"
-        lab = Lab.create(folder, mode, hosts, **options)
-        made.append(lab)
-        lab.start()
-        return lab
+        yield make
 
-    yield make
-    for lab in made:
-        lab.wipe()
+
+GUARD = """
+import sys
+from pathlib import Path
+from swarmctl.lab.lab import Lab
+for folder in sys.stdin.read().splitlines():
+    if (Path(folder) / "lab.json").exists():
+        Lab.load(Path(folder)).wipe()
+"""
+
+
+@contextlib.contextmanager
+def _guard() -> Iterator[Callable[[Path], None]]:
+    """A process that wipes the labs it was told of once our end of its pipe closes, however we ended."""
+    guard = subprocess.Popen((sys.executable, "-c", GUARD), stdin=subprocess.PIPE, text=True,
+                             start_new_session=True)
+    pipe = guard.stdin
+    assert pipe is not None
+
+    def note(folder: Path) -> None:
+        pipe.write(f"{folder}\n")
+        pipe.flush()
+
+    try:
+        yield note
+    finally:
+        pipe.close()
+        guard.wait(120)
 
 
 @pytest.fixture(scope="session")
