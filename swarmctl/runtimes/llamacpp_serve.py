@@ -43,8 +43,8 @@ FIXED = {
     "ssl-key-file": "the SSH connection is the guard", "ssl-cert-file": "the SSH connection is the guard",
     "api-prefix": "swarmctl speaks to the root", "reuse-port": "one server a port",
 }
-#: weights that are worth a thread of their own, by rule of thumb: llama.cpp's threads meet at a barrier for every
-#: tensor (docs/runtimes.md has the measurement at the small end)
+#: weights that are worth a thread, by rule of thumb: llama.cpp's threads meet at a barrier for every tensor
+#: (docs/runtimes.md has the measurement at the small end)
 WEIGHTS_PER_THREAD = 25_000_000
 
 
