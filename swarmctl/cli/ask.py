@@ -80,9 +80,15 @@ def ask(
 def find_swarm(context: Context) -> Swarm:
     """The swarm of the inventory, or this machine where there is no inventory."""
     from swarmctl.dispatch.swarm import read_swarm
+    from swarmctl.fleet.snapshot import read_fleet
 
+    here = str(context.paths.this_machine)
+    if str(context.inventory) == here:
+        fleet = read_fleet(context.paths.fleet)
+        if fleet is None or fleet.inventory != here:
+            return _serve_here(context)
     swarm = read_swarm(context.paths, context.inventory, say)
-    if swarm is None or (context.inventory == context.paths.this_machine and not _listens(swarm)):
+    if swarm is None or (str(context.inventory) == here and not _listens(swarm)):
         return _serve_here(context)
     return swarm
 

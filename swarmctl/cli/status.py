@@ -66,10 +66,10 @@ def table(rows: list[HostStatus]) -> Table:
     from rich import box
     from rich.table import Table
 
-    made = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("host", "state", "model", "server"):
-        made.add_column(name, overflow="fold", min_width=6)
-    for name in ("token", "busy", "tok/s", "restarts", "memory", "disk free"):
+        made.add_column(name, overflow="fold")
+    for name in ("token", "busy", "tok/s", "memory", "free"):
         made.add_column(name, justify="right", no_wrap=True)
     for row in rows:
         for number, server in enumerate(row.servers or (None,)):
@@ -86,19 +86,19 @@ def _host_cells(row: HostStatus, number: int) -> tuple[str, str]:
 
 def _server_cells(server: ServerStatus | None) -> tuple[str, ...]:
     if server is None:
-        return ("-", "-", "", "", "", "")
+        return ("-", "-", "", "", "")
     token = f"{server.seconds * 1000:.0f} ms" if server.seconds is not None else ""
     busy = f"{server.busy}/{server.slots}" if server.busy is not None else ""
     speed = f"{server.decode_speed:.0f}" if server.decode_speed else ""
     colour = COLOURS.get(server.state, "")
-    return (server.model, f"[{colour}]{server.state}[/]", token, busy, speed, str(server.restarts or ""))
+    again = f", {server.restarts} restarts" if server.restarts else ""
+    return (server.model, f"[{colour}]{server.state}[/]{again}", token, busy, speed)
 
 
 def _size_cells(row: HostStatus, number: int) -> tuple[str, str]:
     if number or row.memory is None or row.memory_available is None or row.disk_free is None:
         return "", ""
-    used = row.memory - row.memory_available
-    return f"{used / 2**30:.1f}/{row.memory / 2**30:.0f} GiB", f"{row.disk_free / 2**30:.0f} GiB"
+    return f"{1 - row.memory_available / row.memory:.0%}", f"{row.disk_free / 2**30:.0f} GiB"
 
 
 def _print(rows: list[HostStatus]) -> None:

@@ -1,0 +1,58 @@
+"""With no inventory at all, `ask` answers from this machine; the other commands work on it as on any host."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+from running import Cli, ask_json
+
+from swarmctl.paths import Paths
+
+pytestmark = [pytest.mark.runtime, pytest.mark.timeout(900)]
+
+
+@pytest.fixture
+def newcomer(tmp_path, llamacpp_bin):
+    """A person with an empty home, whose cache holds llama.cpp already."""
+    home = tmp_path / "home"
+    cli = Cli(Paths.from_environ({"HOME": str(home)}), home)
+    cache = Paths.from_environ(os.environ).cache.parent
+    for name in ("SWARMCTL_HOME", "SWARMCTL_INVENTORY", "XDG_STATE_HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"):
+        cli.environ.pop(name, None)
+    cli.environ.update({"HOME": str(home), "XDG_CACHE_HOME": str(cache)})
+    yield cli
+    cli.run("down")
+
+
+def test_a_first_question_is_answered_and_says_how_to_get_a_real_swarm(newcomer):
+    done = newcomer.run("ask", "--temperature", "0", "What is the capital of France?", limit=800)
+    assert "Paris" in done.stdout
+    assert "swarmctl init" in done.stderr
+    again = newcomer.run("ask", "hello")
+    assert again.stderr == ""
+
+
+def test_after_down_the_next_question_starts_it_again(newcomer):
+    first = ask_json(newcomer, "What is the capital of France?", limit=800)
+    newcomer.run("rate", "up")
+    newcomer.run("down")
+    second = ask_json(newcomer, "What is the capital of Spain?")
+    assert first["host"] == second["host"] == "this-machine"
+    (row,) = json.loads(newcomer.run("status", "--json").stdout)
+    assert row["state"] == "ready"
+
+
+def test_an_inventory_of_ones_own_takes_over(newcomer):
+    ask_json(newcomer, "hello", limit=800)
+    newcomer.paths.inventory.parent.mkdir(parents=True)
+    newcomer.paths.inventory.write_text("version: 1\nhosts:\n  a: {ssh: local}\n")
+    done = newcomer.run("ask", "hello", status=1)
+    assert "has not been brought up yet" in done.stderr
+    newcomer.paths.inventory.unlink()
+
+
+def test_without_inventory_and_servers_status_says_what_to_do(newcomer):
+    assert "swarmctl init" in newcomer.run("status", status=2).stderr
+    newcomer.run("ask", "hello", limit=800)
