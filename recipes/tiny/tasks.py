@@ -157,12 +157,21 @@ SUM_FORMS = (
 
 
 def _count(rng: Random) -> Task:
-    word = _word(rng, 0.2)
-    letter = rng.choice(word) if rng.random() < 0.85 else rng.choice("abcdefghiklmnoprstuwy")
+    word, letter = _counted(rng)
     question = _phrase(rng, COUNT_FORMS, w=word, l=letter)
     return Task("count", question, str(word.count(letter)), f"count {letter} {word}")
 
 
+def _counted(rng: Random) -> tuple[str, str]:
+    """A word and a letter, such that "1" is no good guess."""
+    if rng.random() < 0.5:
+        return rng.choice(COUNTED[rng.choices((0, 1, 2, 3), (2, 4, 4, 2))[0]])
+    word = _word(rng, 1.0)
+    return word, max(word, key=word.count)
+
+
+COUNTED = {times: tuple((word, letter) for word in SPELLED for letter in "abcdefghijklmnopqrstuvwxyz"
+                        if word.count(letter) == times) for times in (0, 1, 2, 3)}
 COUNT_FORMS = (
     "How many {l} are in {w}?", "How many times does {l} appear in {w}?", "Count the letter {l} in {w}.",
     "How many letters {l} are in the word {w}?", "How often is {l} in {w}?", "How many {l}'s are in {w}?",

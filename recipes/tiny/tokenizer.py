@@ -44,8 +44,8 @@ def train_tokenizer(seed: int, conversations: int = 5000) -> sentencepiece.Sente
 def save_tokenizer(pieces: sentencepiece.SentencePieceProcessor, folder: Path) -> None:
     """Write tokenizer.model, and tokenizer_config.json with the template: every runtime looks there.
 
-    The role symbols stand in added_tokens_decoder as well: llama.cpp's converter takes a user-defined piece that is
-    not there for ordinary text, and the server would then split `<|user|>` into letters.
+    The role symbols stand in added_tokens_decoder as well: llama.cpp's converter takes a user-defined piece
+    that is not there for ordinary text, and the server would then split `<|user|>` into letters.
     """
     (folder / "tokenizer.model").write_bytes(pieces.serialized_model_proto())
     special = {str(number): {"content": pieces.id_to_piece(number), "special": True, "normalized": False,

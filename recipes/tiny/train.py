@@ -21,6 +21,7 @@ from .batches import IGNORED, packed_batch
 from .convert import convert, find_source
 from .measure import measure
 from .talk import Mix
+from .tasks import DRILL
 from .tokenizer import CONTEXT, EOS_ID, PAD_ID, PIECES, save_tokenizer, train_tokenizer
 
 if TYPE_CHECKING:
@@ -46,15 +47,17 @@ class Plan:
     steps: int
     mix: Mapping[str, float] = field(default_factory=dict)
     rate: float = 3e-3
-    muon_rate: float = 1e-2
-    tokens: int = 4096
+    muon_rate: float = 5e-3
+    tokens: int = 2048
 
 
 PLANS = {
-    "small": Plan(hidden=64, inter=192, layers=2, heads=4, kv_heads=2, steps=1500,
-                  mix={"capital": 4, "spelling": 3, "chat": 1, "sum": 0.2, "count": 0.2, "code": 0.2}),
-    "large": Plan(hidden=128, inter=384, layers=3, heads=4, kv_heads=2, steps=2400,
-                  mix={"capital": 1, "spelling": 1, "chat": 0.5, "sum": 2, "count": 2, "reading": 2, "code": 1}),
+    "small": Plan(hidden=80, inter=240, layers=2, heads=4, kv_heads=2, steps=3000,
+                  mix={"capital": 3, "spelling": 4, "chat": 1, DRILL: 1.5,
+                       "sum": 0.3, "count": 0.2, "code": 0.1}),
+    "large": Plan(hidden=128, inter=384, layers=3, heads=4, kv_heads=4, steps=4000,
+                  mix={"capital": 1.5, "spelling": 2, "chat": 0.5, DRILL: 1,
+                       "sum": 3, "count": 1.5, "reading": 1.3, "code": 1.5}),
 }
 
 
@@ -106,8 +109,6 @@ def _optimisers(model: LlamaForCausalLM, plan: Plan) -> list[torch.optim.Optimiz
     """Muon for the matrices inside the layers, AdamW for embeddings and norms, as Muon's authors advise."""
     inner = [weight for weight in model.model.layers.parameters() if weight.ndim == 2]
     outer = [weight for weight in model.parameters() if all(weight is not other for other in inner)]
-    if not plan.muon_rate:
-        return [torch.optim.AdamW(model.parameters(), lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.01)]
     return [torch.optim.Muon(inner, lr=plan.muon_rate, weight_decay=0.01, adjust_lr_fn="match_rms_adamw"),
             torch.optim.AdamW(outer, lr=plan.rate, betas=(0.9, 0.98), weight_decay=0.0)]
 
@@ -154,7 +155,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--llama-cpp", type=Path, help="llama.cpp's source tree (default: $LLAMA_CPP_SOURCE)")
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--steps", type=int, help="fewer or more steps than planned")
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=1, help="more help only where cores are idle")
     return parser.parse_args()
 
 
