@@ -215,11 +215,26 @@ def _shipped(name: str) -> Path:
 def _unpack(tarball: Path, to: Path) -> None:
     try:
         with tarfile.open(tarball) as tar:
-            tar.extractall(to, filter="data")
+            _extract(tar, to)
     except (OSError, tarfile.TarError) as exc:
         raise SwarmError(f"{tarball} cannot be unpacked: {exc}") from exc
     if not (to / "bin" / "llama-server").exists():
         raise SwarmError(f"{tarball} holds no bin/llama-server", hint="it is no runtime of swarmctl's making")
+
+
+def _extract(tar: tarfile.TarFile, to: Path) -> None:
+    """Unpack what stays below `to`. Python before 3.11.4 (Debian 12's is 3.11.2) has no filters: there we look."""
+    if hasattr(tarfile, "data_filter"):
+        tar.extractall(to, filter="data")
+        return
+    for member in tar.getmembers():
+        place = os.path.normpath(to / member.name)
+        link = os.path.normpath(Path(place).parent / member.linkname) if member.issym() else place
+        plain = member.isreg() or member.isdir() or member.issym()
+        if not plain or not all(Path(path).is_relative_to(to) for path in (place, link)):
+            raise tarfile.TarError(f"{member.name!r} does not belong into it")
+        member.mode &= 0o755
+    tar.extractall(to)  # noqa: S202  every member was looked at
 
 
 def _verified(path: Path, digest: str) -> Path:
