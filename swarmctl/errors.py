@@ -113,6 +113,10 @@ class RequestRejected(ServerError):
     """The server understood the request and refuses it (HTTP 4xx): another host would refuse it too."""
 
 
+class ContextExceeded(RequestRejected):
+    """The prompt is longer than the server's context; a host with a larger one can take it."""
+
+
 class NoCandidate(SwarmError):
     """No (host, model) pair can take this request; the message says why for each."""
 

@@ -13,10 +13,17 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from swarmctl.dispatch.marks import clear_mark, mark_down
-from swarmctl.errors import RemoteError, RequestRejected, ServerError, ServerUnavailable, StreamBroken
+from swarmctl.errors import (
+    ContextExceeded,
+    RemoteError,
+    RequestRejected,
+    ServerError,
+    ServerUnavailable,
+    StreamBroken,
+)
 from swarmctl.exchange import Attempt, Timings
 from swarmctl.runtimes.http import TunnelDown
-from swarmctl.runtimes.llamacpp import ContextExceeded, LlamaCpp
+from swarmctl.runtimes.named import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
@@ -125,7 +132,7 @@ class _Run:
 
     def _attempt(self) -> Iterator[Chunk]:
         seconds_a_token = 1 / max(self.price.candidate.habits.decode_speed, 1e-3)
-        return LlamaCpp().chat(
+        return runtime(self.price.candidate.runtime).chat(
             self.swarm.endpoint(self.price.candidate), self.ask, connect_timeout=CONNECT_TIMEOUT,
             first_token_timeout=FIRST_TOKEN_PATIENCE + 4 * self.price.wait,
             token_timeout=max(TOKEN_PATIENCE, 50 * seconds_a_token))

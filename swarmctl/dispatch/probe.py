@@ -1,6 +1,6 @@
 """How the likely candidates stand this very moment: reachable, loading, busy.
 
-Only those that the price puts in front are asked, all at once, each for a bounded time. /health is answered
+Only those that the price puts in front are asked, all at once, each for a bounded time. A ping is answered
 beside the model's work, so silence there means the host or its tunnel hangs; the slots may be slow to come
 while a long prompt is read, and then the server counts as busy, not as gone.
 """
@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 from swarmctl.dispatch.marks import mark_down, read_mark
 from swarmctl.errors import ServerUnavailable
 from swarmctl.routing.cost import Route, Standing, choose
-from swarmctl.runtimes.http import TunnelDown, request
-from swarmctl.runtimes.llamacpp import LlamaCpp
+from swarmctl.runtimes.http import TunnelDown
+from swarmctl.runtimes.named import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -73,9 +73,7 @@ def look(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> dict[Key,
 def _look(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
     endpoint = swarm.endpoint(candidate)
     try:
-        with request(endpoint, "GET", "/health", connect_timeout=HEALTH_TIMEOUT,
-                     timeout=HEALTH_TIMEOUT) as reply:
-            status = reply.status
+        loaded = runtime(candidate.runtime).ping(endpoint, timeout=HEALTH_TIMEOUT)
     except TunnelDown:
         # A cold tunnel is no fault; a local server that does not listen is.
         return Standing(warm=False) if endpoint.socket else Standing(out="no server listens there")
@@ -83,14 +81,14 @@ def _look(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
         if "no answer within" in str(exc):
             mark_down(swarm.paths, candidate.host, str(exc), now)
         return Standing(out=str(exc))
-    if status == 503:
+    if not loaded:
         return Standing(loaded=False)
     return _busy(candidate, endpoint)
 
 
 def _busy(candidate: Candidate, endpoint: Endpoint) -> Standing:
     try:
-        load = LlamaCpp().load(endpoint, timeout=SLOTS_TIMEOUT)
+        load = runtime(candidate.runtime).load(endpoint, timeout=SLOTS_TIMEOUT)
     except ServerUnavailable:
         return Standing(busy=candidate.parallel, slots=candidate.parallel)
     return Standing(busy=load.busy, slots=load.slots)

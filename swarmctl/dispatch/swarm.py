@@ -42,10 +42,11 @@ class Swarm:
     def endpoint(self, candidate: Candidate) -> Endpoint:
         """Where a candidate's HTTP is; the tunnel behind it may be cold."""
         if self.host(candidate.host).ssh == "local":
-            return Endpoint(port=candidate.port)
+            return Endpoint(port=candidate.port, model=candidate.model)
         from swarmctl.fleet.tunnels import socket_path
 
-        return Endpoint(socket=str(socket_path(self.paths, candidate.host, candidate.port)))
+        near = socket_path(self.paths, candidate.host, candidate.port)
+        return Endpoint(socket=str(near), model=candidate.model)
 
     def open(self, candidate: Candidate) -> None:
         """Warm the tunnel to a candidate. Raises RemoteError."""

@@ -21,10 +21,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Endpoint:
     """Where a server's HTTP is reached from this process: `socket` (a unix socket's path), else
-    127.0.0.1:`port`."""
+    127.0.0.1:`port`. `model` is the name by which a server of many models knows the one that is meant."""
 
     socket: str | None = None
     port: int | None = None
+    model: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +60,8 @@ class Want:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """`state` is unreachable, starting, loading, ready or degraded. Ready means that it generated a token.
+    """`state` is unreachable, starting, loading, idle (not loaded), ready or degraded. Ready means that it
+    generated a token.
 
     `seconds` is the time that token took.
     """
@@ -77,20 +79,24 @@ class Load:
     slots: int
 
 
-class Runtime(Protocol):
-    """One kind of model server."""
+class Speaker(Protocol):
+    """How a running model server is spoken to."""
 
     name: str
 
-    def plan(self, want: Want, seen: Facts) -> tuple[Step, ...]:
-        """The steps from what was seen to what is wanted; empty when they agree. Pure."""
+    def ping(self, endpoint: Endpoint, *, timeout: float) -> bool:
+        """Whether the model is loaded and ready to answer, from a server that is quick to say so even at
+        work.
+
+        Raises TunnelDown where nothing listens, ServerUnavailable where nothing is said in time.
+        """
         ...
 
     def health(self, endpoint: Endpoint, *, timeout: float) -> Health:
         """Ask for one token. Loads, evicts and restarts nothing."""
         ...
 
-    def chat(self, endpoint: Endpoint, request: ChatRequest, *, connect_timeout: float,
+    def chat(self, endpoint: Endpoint, ask: ChatRequest, *, connect_timeout: float,
              first_token_timeout: float, token_timeout: float) -> Iterator[Chunk]:
         """Stream an answer. Closing the iterator stops the server's work.
 
@@ -100,4 +106,12 @@ class Runtime(Protocol):
 
     def load(self, endpoint: Endpoint, *, timeout: float) -> Load:
         """How busy the server is right now. Raises ServerUnavailable."""
+        ...
+
+
+class Runtime(Speaker, Protocol):
+    """One kind of model server, planned and spoken to."""
+
+    def plan(self, want: Want, seen: Facts) -> tuple[Step, ...]:
+        """The steps from what was seen to what is wanted; empty when they agree. Pure."""
         ...

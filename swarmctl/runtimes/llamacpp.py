@@ -11,7 +11,7 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import RequestRejected, ServerUnavailable, StreamBroken
+from swarmctl.errors import ContextExceeded, RequestRejected, ServerUnavailable, StreamBroken
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Reply, TunnelDown, request
@@ -29,10 +29,6 @@ BUSY_TIMEOUT = 2.0
 FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length"}
 
 
-class ContextExceeded(RequestRejected):
-    """The prompt is longer than the server's context; a host with a larger one can take it."""
-
-
 class LlamaCpp:
     """The llama.cpp runtime."""
 
@@ -43,6 +39,11 @@ class LlamaCpp:
         from swarmctl.runtimes.llamacpp_plan import plan_llamacpp
 
         return plan_llamacpp(want, seen)
+
+    def ping(self, endpoint: Endpoint, *, timeout: float) -> bool:
+        """Whether the model is loaded. /health is answered beside the model's work."""
+        with request(endpoint, "GET", "/health", connect_timeout=timeout, timeout=timeout) as reply:
+            return reply.status == 200
 
     def health(self, endpoint: Endpoint, *, timeout: float) -> Health:
         """Ask for one token. A server that is loading says so with 503 and is asked no more."""

@@ -15,7 +15,7 @@ from swarmctl.errors import HostUnreachable, ServerUnavailable, SwarmError
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.survey import survey
 from swarmctl.runtimes.base import Endpoint
-from swarmctl.runtimes.llamacpp import LlamaCpp
+from swarmctl.runtimes.named import runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -110,22 +110,22 @@ def _look(paths: Paths, host: Host, entry: HostEntry | None, remote: Remote,
 def _endpoints(paths: Paths, host: Host, served: tuple[Served, ...],
                ssh_config: str | None) -> list[tuple[Served, Endpoint]]:
     if host.local or not served:
-        return [(one, Endpoint(port=one.port)) for one in served]
+        return [(one, Endpoint(port=one.port, model=one.model)) for one in served]
     from swarmctl.fleet.tunnels import open_tunnel
 
     sockets: Mapping[int, Any] = open_tunnel(
         paths, host_name=host.name, ssh=host.ssh, ports=[one.port for one in served], ssh_config=ssh_config,
         connect_timeout=host.connect_timeout)
-    return [(one, Endpoint(socket=str(sockets[one.port]))) for one in served]
+    return [(one, Endpoint(socket=str(sockets[one.port]), model=one.model)) for one in served]
 
 
 def _server(served: Served, endpoint: Endpoint, restarts: int) -> ServerStatus:
-    runtime = LlamaCpp()
-    health = runtime.health(endpoint, timeout=HEALTH_TIMEOUT)
+    speaker = runtime(served.runtime)
+    health = speaker.health(endpoint, timeout=HEALTH_TIMEOUT)
     busy = slots = None
     if health.state == "ready":
         try:
-            load = runtime.load(endpoint, timeout=SLOTS_TIMEOUT)
+            load = speaker.load(endpoint, timeout=SLOTS_TIMEOUT)
             busy, slots = load.busy, load.slots
         except ServerUnavailable:
             pass  # it generated a token a moment ago; how busy it is stays unknown
@@ -139,7 +139,7 @@ def _state(host: Host, servers: tuple[ServerStatus, ...]) -> tuple[str, str, str
         if not host.models:
             return "idle", "no model is wanted here", None
         return "stopped", "its models are not up", "swarmctl up"
-    bad = [server for server in servers if server.state != "ready"]
+    bad = [server for server in servers if server.state not in ("ready", "idle")]
     if not bad:
         return "ready", "", None
     detail = "; ".join(f"{server.model}: {server.state}" for server in bad)

@@ -1,0 +1,157 @@
+"""Ollama over its native HTTP API: health, load, streamed chat. Its timings feed the router.
+
+Facts checked against a real server (0.33): /api/chat streams JSON lines and ends with `done`; a stream
+without it is a failure; an `{"error": …}` line may come at any point of an answer that began with 200; times
+are nanoseconds. Models load on demand, so looking must not load: only a model that /api/ps lists is asked for
+a token.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import time
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.errors import RequestRejected, ServerUnavailable, StreamBroken
+from swarmctl.exchange import Chunk, Timings
+from swarmctl.runtimes.base import Health, Load
+from swarmctl.runtimes.http import Reply, TunnelDown, request
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from swarmctl.exchange import ChatRequest, Finish
+    from swarmctl.runtimes.base import Endpoint
+
+NANO = 1e-9
+FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length"}
+
+
+class Ollama:
+    """The Ollama runtime, as far as questions go: servers that run already are spoken to."""
+
+    name = "ollama"
+
+    def ping(self, endpoint: Endpoint, *, timeout: float) -> bool:
+        """Whether the model is loaded. Raises TunnelDown and ServerUnavailable."""
+        return endpoint.model in _loaded(endpoint, timeout)
+
+    def health(self, endpoint: Endpoint, *, timeout: float) -> Health:
+        """Ask a loaded model for one token; a model that is not loaded is idle, and stays so."""
+        started = time.monotonic()
+        try:
+            if not self.ping(endpoint, timeout=timeout):
+                return Health("idle", "not loaded; the next question loads it")
+            body = {"model": endpoint.model, "prompt": "a", "raw": True, "stream": False,
+                    "options": {"num_predict": 1}}
+            with request(endpoint, "POST", "/api/generate", body, connect_timeout=timeout,
+                         timeout=timeout) as reply:
+                answer = _object(reply)
+        except TunnelDown as exc:
+            return Health("unreachable", str(exc))
+        except ServerUnavailable as exc:
+            return Health("degraded", f"no token: {exc}")
+        if reply.status != 200 or not answer.get("eval_count"):
+            return Health("degraded", f"no token: {answer.get('error', f'HTTP {reply.status}')}")
+        return Health("ready", seconds=time.monotonic() - started)
+
+    def load(self, endpoint: Endpoint, *, timeout: float) -> Load:
+        """Ollama tells no queue; a server that answers counts as having a slot free. Raises
+        ServerUnavailable."""
+        self.ping(endpoint, timeout=timeout)
+        return Load(busy=0, slots=1)
+
+    def chat(self, endpoint: Endpoint, ask: ChatRequest, *, connect_timeout: float,
+             first_token_timeout: float, token_timeout: float) -> Iterator[Chunk]:
+        """Stream an answer; see Runtime.chat."""
+        with request(endpoint, "POST", "/api/chat", _body(endpoint, ask), connect_timeout=connect_timeout,
+                     timeout=first_token_timeout) as reply:
+            if reply.status != 200:
+                raise _refusal(reply)
+            yield from _chunks(reply, token_timeout)
+
+
+def _loaded(endpoint: Endpoint, timeout: float) -> frozenset[str]:
+    with request(endpoint, "GET", "/api/ps", connect_timeout=timeout, timeout=timeout) as reply:
+        models = _object(reply).get("models")
+    if reply.status != 200 or not isinstance(models, list):
+        raise ServerUnavailable(f"it does not answer as Ollama does (HTTP {reply.status})")
+    names = {str(model.get("name")) for model in models if isinstance(model, dict)}
+    return frozenset(names | {name.removesuffix(":latest") for name in names})
+
+
+def _body(endpoint: Endpoint, ask: ChatRequest) -> dict[str, Any]:
+    options = {"num_predict": ask.max_tokens, "temperature": ask.temperature, "seed": ask.seed,
+               "stop": list(ask.stop) or None}
+    body: dict[str, Any] = {
+        "model": endpoint.model,
+        "messages": [{"role": turn.role, "content": turn.content} for turn in ask.messages],
+        "stream": True,
+        "options": {key: value for key, value in options.items() if value is not None},
+    }
+    if ask.schema is not None:
+        body["format"] = ask.schema
+    return body
+
+
+def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
+    tokens = 0
+    lines = reply.lines()
+    while True:
+        try:
+            line = next(lines, None)
+        except (OSError, http.client.HTTPException) as exc:
+            raise _broken(tokens, str(exc) or type(exc).__name__) from exc
+        if line is None:
+            raise _broken(tokens, "the stream ended without its closing record")
+        event = _parse(line)
+        if "error" in event:
+            raise _broken(tokens, str(event["error"]))
+        text = (event.get("message") or {}).get("content") or ""
+        if text:
+            tokens += 1
+            reply.patience(token_timeout)
+            yield Chunk(text=text)
+        if event.get("done"):
+            yield Chunk(finish=FINISH.get(str(event.get("done_reason")), "stop"), timings=_timings(event))
+            return
+
+
+def _parse(line: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(line) if line else {}
+    except ValueError:
+        return {"error": "the server sent something that is not JSON"}
+    return event if isinstance(event, dict) else {}
+
+
+def _broken(tokens: int, why: str) -> ServerUnavailable | StreamBroken:
+    return StreamBroken(why) if tokens else ServerUnavailable(why)
+
+
+def _timings(event: Mapping[str, Any]) -> Timings:
+    """Ollama counts the whole prompt, cached or not, in prompt_eval_count; its duration is of the fresh
+    part."""
+    return Timings(
+        prompt_tokens=int(event.get("prompt_eval_count") or 0),
+        prompt_seconds=float(event.get("prompt_eval_duration") or 0) * NANO,
+        completion_tokens=int(event.get("eval_count") or 0),
+        decode_seconds=float(event.get("eval_duration") or 0) * NANO,
+        load_seconds=float(event.get("load_duration") or 0) * NANO,
+    )
+
+
+def _refusal(reply: Reply) -> ServerUnavailable | RequestRejected:
+    message = str(_object(reply).get("error") or f"HTTP {reply.status}")
+    if 400 <= reply.status < 500 and reply.status not in (404, 408, 429):
+        return RequestRejected(message)
+    return ServerUnavailable(message)
+
+
+def _object(reply: Reply) -> dict[str, Any]:
+    try:
+        body = reply.json()
+    except (OSError, http.client.HTTPException):
+        return {}
+    return body if isinstance(body, dict) else {}
