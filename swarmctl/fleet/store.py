@@ -223,7 +223,7 @@ def _unpack(tarball: Path, to: Path) -> None:
 
 
 def _extract(tar: tarfile.TarFile, to: Path) -> None:
-    """Unpack what stays below `to`. Before 3.11.4 (Debian 12 has 3.11.2) tarfile has no filters: there we look."""
+    """Unpack what stays below `to`. Before 3.11.4 (Debian 12 has 3.11.2) there are no filters, so we look."""
     if hasattr(tarfile, "data_filter"):
         tar.extractall(to, filter="data")
         return
