@@ -158,6 +158,14 @@ def test_the_lock_of_a_dead_supervisor_is_taken_over(supervised):
     assert again.stop() == 0
 
 
+def test_a_supervisor_whose_folder_was_removed_leaves_by_itself(supervised):
+    folder = supervised(("sleep", "600"))
+    server = wait_for(lambda: folder.pid("server"))
+    shutil.rmtree(folder.path)
+    os.kill(server, signal.SIGKILL)
+    assert folder.process.wait(20) == 0
+
+
 def test_the_log_is_rotated_while_the_server_writes(supervised):
     writer = "import time\nwhile True:\n print('x' * 200, flush=True); time.sleep(0.002)"
     folder = supervised((sys.executable, "-u", "-c", writer),

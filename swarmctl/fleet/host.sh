@@ -165,6 +165,7 @@ halt() { # NAME MODE UNIT
         user_systemd daemon-reload
     fi
     ended "$(cat "$folder/supervisor.pid" 2>/dev/null)" "$folder" 15
+    ended "$(cat "$folder/lock/pid" 2>/dev/null)" "$folder" 15
     # a server whose supervisor was killed outlives it
     ended "$(cat "$folder/server.pid" 2>/dev/null)" "$data/" 10
     rm -f "$folder/supervisor.pid" "$folder/server.pid"

@@ -91,12 +91,19 @@ stop() {
     fi
 }
 
+# A folder that was removed, or that another supervisor has, is ours no longer.
+ours() {
+    [ "$(cat lock/pid 2>/dev/null)" = "$$" ]
+}
+
 leave() {
     say "stopped"
     [ -n "$killer" ] && kill -TERM "$killer" 2>/dev/null
     kill -TERM "$rotator" 2>/dev/null
-    rm -f server.pid supervisor.pid
-    rm -rf lock
+    if ours; then
+        rm -f server.pid supervisor.pid
+        rm -rf lock
+    fi
     exit 0
 }
 
@@ -124,12 +131,13 @@ while [ -z "$stopping" ]; do
     done
     child=''
     rm -f server.pid
-    [ -n "$stopping" ] && break
+    if [ -n "$stopping" ] || ! ours; then break; fi
     [ $(($(date +%s) - born)) -ge "$LONG_LIFE" ] && delay=1
     restarts=$((restarts + 1))
     echo "$restarts" >restarts
     say "the server ended with status $status; restart $restarts in $delay s"
     nap "$delay"
+    ours || break
     delay=$((delay * 2))
     [ "$delay" -gt "$LONGEST_DELAY" ] && delay=$LONGEST_DELAY
 done
