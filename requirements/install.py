@@ -81,7 +81,8 @@ def project_digest() -> str:
     """The hash of what an install takes from pyproject.toml; the tools' settings do not count."""
     import tomllib
 
-    metadata = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    whole = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    metadata = whole["build-system"], whole["project"], whole["tool"]["setuptools"]
     return sha256(json.dumps(metadata, sort_keys=True).encode()).hexdigest()
 
 
