@@ -25,7 +25,7 @@ sys.path.insert(0, str(ROOT))
 from recipes.tiny import tasks  # noqa: E402
 from recipes.tiny.talk import Mix, conversation, render  # noqa: E402
 
-BINARIES, SOURCE = "SWARMCTL_TEST_LLAMACPP", "SWARMCTL_TEST_LLAMACPP_SRC"
+SOURCE = "SWARMCTL_TEST_LLAMACPP_SRC"
 FILES = {"config.json", "generation_config.json", "model.safetensors", "tokenizer.model",
          "tokenizer_config.json", "model.gguf", "card.json"}
 CONVERSATIONS = (
@@ -126,11 +126,8 @@ def test_every_reader_finds_template_and_rope_base_where_it_looks(name):
 # --- served -------------------------------------------------------------------------------------------------
 
 @contextmanager
-def serving(folder: Path, log: Path):
+def serving(binary: Path, folder: Path, log: Path):
     """A real llama-server on a free loopback port; gives its base URL."""
-    binary = Path(os.environ.get(BINARIES, "")) / "llama-server"
-    if BINARIES not in os.environ or not binary.is_file():
-        pytest.skip(f"{BINARIES} names no folder with llama-server")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -162,10 +159,10 @@ def post(url: str, body: dict) -> dict:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    logs = tmp_path_factory.mktemp("served")
-    with (serving(shipped_model("small"), logs / "small.log") as small,
-          serving(shipped_model("large"), logs / "large.log") as large):
+def served(llamacpp_bin, tmp_path_factory):
+    server, logs = llamacpp_bin / "llama-server", tmp_path_factory.mktemp("served")
+    with (serving(server, shipped_model("small"), logs / "small.log") as small,
+          serving(server, shipped_model("large"), logs / "large.log") as large):
         yield {"small": small, "large": large}
 
 
