@@ -209,6 +209,18 @@ def test_a_survey_is_one_command_with_the_hosts_folder_and_ports():
     assert remote.calls == [("sh", "-s", "--", "/d", "8090", "9000")]
 
 
+def test_a_glance_sees_all_that_status_shows_and_asks_for_no_tool(tmp_path):
+    host = Host(name="here", ssh="local", data_dir=str(tmp_path))
+    remote = connect(host, Paths.from_environ({"SWARMCTL_HOME": str(tmp_path / "home")}))
+    whole, glance = survey(remote, host), survey(remote, host, glance=True)
+    assert (glance.cpu, glance.memory, glance.gpus) == (whole.cpu, whole.memory, whole.gpus)
+    assert glance.disk.size == whole.disk.size
+    assert glance.problems == whole.problems
+    assert whole.tools
+    assert not glance.tools
+    assert not glance.listeners
+
+
 def test_a_survey_that_fails_names_the_host():
     host = Host("worlock", "worlock")
     with pytest.raises(SwarmError, match="worlock: its answer to the survey is none"):

@@ -26,15 +26,17 @@ main() {
     esac
     printf '\nswarmctl-probe 1 %s\n' "$nonce"
     host
-    os
     cpu
     memory
     disks
     gpus
-    tools
-    listeners "$@"
-    systemd
     own
+    if [ -z "$SWARMCTL_GLANCE" ]; then # what plans need and `status` does not: two thirds of the cost
+        os
+        tools
+        listeners "$@"
+        systemd
+    fi
     section end
 }
 

@@ -18,11 +18,15 @@ if TYPE_CHECKING:
 SURVEY_TIMEOUT = 30.0
 
 
-def survey(remote: Remote, host: Host, *, timeout: float = SURVEY_TIMEOUT) -> Facts:
+def survey(remote: Remote, host: Host, *, timeout: float = SURVEY_TIMEOUT, glance: bool = False) -> Facts:
     """Ask a host what it is and has. One `remote.run`; raises RemoteErrors, and SwarmError on an answer that
-    is none."""
+    is none.
+
+    A glance leaves out what only plans need: the system's name, libc, tools, listeners, systemd.
+    """
     ports = sorted({str(port) for port in placement_ports(host)})
-    done = remote.run(("sh", "-s", "--", host.data_dir, *ports), timeout=timeout, stdin=_probe())
+    script = b"SWARMCTL_GLANCE=%s\n" % (b"yes" if glance else b"") + _probe()
+    done = remote.run(("sh", "-s", "--", host.data_dir, *ports), timeout=timeout, stdin=script)
     try:
         return parse_facts(done.stdout)
     except SwarmError as exc:

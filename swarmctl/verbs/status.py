@@ -94,7 +94,7 @@ def status(paths: Paths, inventory: Inventory, fleet: Fleet | None, connect: Cal
 
 def _look(paths: Paths, host: Host, entry: HostEntry | None, remote: Remote,
           ssh_config: str | None) -> HostStatus:
-    facts = survey(remote, host)
+    facts = survey(remote, host, glance=True)
     served = entry.served if entry else ()
     restarts = {server.name: server.restarts for server in facts.servers}
     servers = tuple(_server(one, endpoint, restarts.get(one.server, 0))
