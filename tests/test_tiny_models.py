@@ -22,7 +22,7 @@ from swarmctl.shipped import shipped_model, shipped_models, shipped_quality
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from recipes.tiny import tasks  # noqa: E402
+from recipes.tiny import report, tasks  # noqa: E402
 from recipes.tiny.talk import Mix, conversation, render  # noqa: E402
 
 SOURCE = "SWARMCTL_TEST_LLAMACPP_SRC"
@@ -114,6 +114,11 @@ def test_the_cards_tell_a_router_which_model_is_good_at_what():
     assert min(large.values()) >= 0.9
     assert large["complex"] - small["complex"] > 0.4
     assert large["code"] - small["code"] > 0.4
+
+
+def test_the_page_shows_what_the_cards_say():
+    shown = report.PAGE.read_text(encoding="utf-8")
+    assert report.page(shown) == shown
 
 
 @pytest.mark.parametrize("name", ["small", "large"])

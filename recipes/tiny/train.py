@@ -55,9 +55,9 @@ PLANS = {
     "small": Plan(hidden=80, inter=240, layers=2, heads=4, kv_heads=2, steps=3000,
                   mix={"capital": 3, "spelling": 4, "chat": 1, DRILL: 1.5,
                        "sum": 0.3, "count": 0.2, "code": 0.1}),
-    "large": Plan(hidden=128, inter=384, layers=3, heads=4, kv_heads=4, steps=4000,
-                  mix={"capital": 1.5, "spelling": 2, "chat": 0.5, DRILL: 1,
-                       "sum": 3, "count": 1.5, "reading": 1.3, "code": 1.5}),
+    "large": Plan(hidden=128, inter=384, layers=3, heads=4, kv_heads=4, steps=7000, rate=2e-3, muon_rate=3e-3,
+                  mix={"capital": 1, "spelling": 2, "chat": 0.3, DRILL: 0.7,
+                       "sum": 3, "count": 2, "reading": 1.5, "code": 1.2}),
 }
 
 
