@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from running import Cli, ask_json
+from running import Cli, ask_json, slowed
 
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, write_fleet
 from swarmctl.paths import Paths
@@ -179,9 +179,10 @@ def test_a_server_that_is_down_is_passed_over(swarm, servers):
 
 
 def test_a_server_killed_in_mid_stream_is_openly_replaced(swarm, servers):
-    process = swarm.start("ask", "What is 23 + 45?", "--schema", json.dumps(LONG), "--max-tokens", "200")
-    assert process.stdout.read(3)
-    servers["calisota"].kill()
+    with slowed(servers["calisota"].process.pid):
+        process = swarm.start("ask", "What is 23 + 45?", "--schema", json.dumps(LONG), "--max-tokens", "200")
+        assert process.stdout.read(3)
+        servers["calisota"].kill()
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     answer = out.decode()
@@ -204,9 +205,10 @@ def test_when_every_host_fails_the_question_is_still_recorded(swarm, servers):
 
 
 def test_control_c_stops_the_servers_work_and_keeps_what_came(swarm, servers):
-    process = swarm.start("ask", "-H", "worlock", "What is 23 + 45?", "--schema", json.dumps(LONG))
-    assert process.stdout.read(3)
-    process.send_signal(signal.SIGINT)
+    with slowed(servers["worlock"].process.pid):
+        process = swarm.start("ask", "-H", "worlock", "What is 23 + 45?", "--schema", json.dumps(LONG))
+        assert process.stdout.read(3)
+        process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=20)
     assert process.returncode == 130, err
     deadline = time.monotonic() + 5
@@ -226,12 +228,13 @@ def test_a_prompt_longer_than_every_context_is_refused_with_the_arithmetic(swarm
 
 
 def test_a_busy_server_is_not_a_broken_one(swarm, servers):
-    process = swarm.start("ask", "-H", "worlock", "What is 23 + 45?", "--schema", json.dumps(LONG))
-    assert process.stdout.read(3)
-    row = ask_json(swarm, "-m", "tiny-large", "What is 11 + 12?")
-    assert row["host"] == "calisota"
-    process.kill()
-    process.communicate()
+    with slowed(servers["worlock"].process.pid):
+        process = swarm.start("ask", "-H", "worlock", "What is 23 + 45?", "--schema", json.dumps(LONG))
+        assert process.stdout.read(3)
+        row = ask_json(swarm, "-m", "tiny-large", "What is 11 + 12?")
+        assert row["host"] == "calisota"
+        process.kill()
+        process.communicate()
 
 
 @pytest.mark.parametrize(("args", "message"), [
