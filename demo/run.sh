@@ -97,14 +97,18 @@ run swarmctl ask --explain --temperature 0 "What is the capital of Portugal?"
 
 title "A harder one goes to the large model"
 run swarmctl ask --explain --temperature 0 "What is 47 + 38?"
+run swarmctl rate up
 
 title "A long attachment goes where it fits"
-run swarmctl ask --explain --temperature 0 -f demo/notes.txt "Which room does Clara have?"
+run swarmctl ask --explain --temperature 0 -f demo/notes.txt "Which room does Clara have?" | tee "$folder/answer"
 
 title "Ratings steer the next route, and later the training"
-run swarmctl rate up
-run swarmctl ask --temperature 0 -m tiny-small "How many e are in elephant?"
-run swarmctl rate down --correction 2 --comment "cannot count letters"
+if grep -qw 731 "$folder/answer"; then
+  run swarmctl rate up --comment "found it in the file"
+else
+  say "Clara has room 731. Long files are too much for so small a model, so it is told:"
+  run swarmctl rate down --correction 731 --comment "not what the file says"
+fi
 
 title "Everything is on record"
 run swarmctl log

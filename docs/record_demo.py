@@ -13,7 +13,7 @@ RECORD = ROOT / "docs" / "demo.txt"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- demo: written by `make record` -->", "<!-- demo end -->"
 #: The headings whose part of the record the README shows.
-SHOWN = ("A routine question", "A harder one", "A long attachment")
+SHOWN = ("A routine question", "A harder one", "A long attachment", "Ratings steer")
 WIDTH = 100
 LIMIT = 900
 
