@@ -113,6 +113,8 @@ def by_duckdb(folder, me, number):
         connection.execute("CREATE TABLE IF NOT EXISTS rows (id TEXT PRIMARY KEY, at_utc TEXT, record TEXT)")
         made = row(me, number)
         connection.execute("INSERT INTO rows VALUES (?, ?, ?)", (made["id"], made["at"], json.dumps(made)))
+    except duckdb.Error:  # another process opened or closed the file in between
+        return False
     finally:
         connection.close()
     return True
