@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 BINARIES = ("llama-server", "llama-quantize", "llama-bench")
+# In the background of a shell SIGINT is ignored, and every process that we start would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 NETNS_REASON = "network namespaces need root and iproute2"
 
 

@@ -4,8 +4,14 @@
 set -euo pipefail
 
 bin=$(swarmctl runtime build)
-store=${bin%/runtimes/*}
-sdist=$(find "$store/sources" -maxdepth 1 -name 'llama_cpp_python-*.tar.gz' | sort | tail -n 1)
+sdist=$(python - <<'END'
+import os
+from swarmctl.fleet.store import Store
+from swarmctl.paths import Paths
+print(Store.of(Paths.from_environ(os.environ)).sdist(lambda *_: None))
+END
+)
+store=${sdist%/sources/*}
 source=${sdist%.tar.gz}
 if [[ ! -d $source ]]; then
   part=$(mktemp -d "$store/sources/.part-XXXXXX")
