@@ -105,7 +105,7 @@ def test_one_at_a_time_claims_a_build(tmp_path):
         with kept.claim("k", on_wait=order.append):
             order.append("second")
 
-    thread = threading.Thread(target=second)
+    thread = threading.Thread(target=second, daemon=True)
     thread.start()
     with kept.claim("k", on_wait=order.append):
         inside.set()

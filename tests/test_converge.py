@@ -377,7 +377,7 @@ def test_of_two_hosts_with_one_key_one_builds_and_the_other_gets_the_copy(tmp_pa
         except SwarmError as exc:
             failures.append(exc)
 
-    threads = [threading.Thread(target=work, args=(name,)) for name in told]
+    threads = [threading.Thread(target=work, args=(name,), daemon=True) for name in told]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -485,7 +485,7 @@ def test_many_at_once_and_only_one_gets_the_lock(tmp_path):
         except LockBusy:
             lost.append(number)
 
-    threads = [threading.Thread(target=take, args=(number,)) for number in range(8)]
+    threads = [threading.Thread(target=take, args=(number,), daemon=True) for number in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:

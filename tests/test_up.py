@@ -200,7 +200,7 @@ def test_logs_show_and_follow_and_end_on_interrupt(here):
     assert "has no host elsewhere" in here.run("logs", "elsewhere", status=2).stderr
     process = here.start("logs", "here", "small", "-f", "-n", "0")
     lines = []
-    reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, b"")))
+    reader = threading.Thread(target=lambda: lines.extend(iter(process.stdout.readline, b"")), daemon=True)
     reader.start()
     log = here.folder / "here" / "servers" / "small" / "log"
     deadline = time.monotonic() + 30
