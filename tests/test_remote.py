@@ -152,7 +152,8 @@ def test_a_silent_command_is_ended_too(remote, tmp_path):
 def test_many_commands_share_one_remote(remote):
     results: list[str] = []
     threads = [threading.Thread(target=lambda n=n: results.append(
-        remote.run(("sh", "-c", f"sleep 0.1; echo {n}"), timeout=10).stdout.strip()), daemon=True) for n in range(6)]
+        remote.run(("sh", "-c", f"sleep 0.1; echo {n}"), timeout=10).stdout.strip()),
+        daemon=True) for n in range(6)]
     for thread in threads:
         thread.start()
     for thread in threads:
