@@ -55,7 +55,7 @@ KEEPALIVE = 5  # seconds of silence before a keepalive; wire.DEAD_AFTER decides 
 PIECE = 1 << 18
 
 
-def connect(host: Host, paths: Paths, ssh_config: str | None = None) -> Remote:
+def connect(host: Host, paths: Paths, ssh_config: str | None = None) -> ShellRemote:
     """The remote for an inventory host. Nothing is reached before the first command."""
     if host.local:
         return LocalRemote(host.name)

@@ -69,13 +69,13 @@ class Origin(NamedTuple):
 
 
 def put(remote: Executes, local: Path, path: str, *, sha256: str, timeout: float,
-        progress: Callable[[int], None] | None = None) -> None:
-    """Copy `local` to `path` on the host. See `Remote.put`."""
+        progress: Callable[[int], None] | None = None) -> bool:
+    """Copy `local` to `path` on the host. See `Remote.put`. False where it was there already."""
     def send(argv: tuple[str, ...], offset: int, limit: float) -> Completed:
         return remote.execute(argv, timeout=limit, source=_chunks(local, offset, progress))
 
-    put_from(remote, Origin(str(local), partial(_size, local), send), path, sha256=sha256, timeout=timeout,
-             progress=progress)
+    return put_from(remote, Origin(str(local), partial(_size, local), send), path, sha256=sha256,
+                    timeout=timeout, progress=progress)
 
 
 def put_from(remote: Executes, origin: Origin, path: str, *, sha256: str, timeout: float,
