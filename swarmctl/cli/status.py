@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from swarmctl.verbs.status import HostStatus, ServerStatus
 
 COLOURS = {"ready": "green", "idle": "dim", "stopped": "yellow", "loading": "yellow", "degraded": "red",
-           "unreachable": "red"}
+           "unreachable": "red", "off": "dim", "cordoned": "yellow", "draining": "yellow"}
 
 
 def status(
@@ -30,7 +30,7 @@ def status(
     """Show every host and model server, and whether it generates.
 
     A server is ready when it generated a token just now; a port that is open proves nothing. Exits with 3
-    when a host cannot be reached or a server does not generate.
+    when a host cannot be reached or a server does not generate; an intermittent host may be off.
     """
     context: Context = ctx.obj
     if watch and not as_json:
