@@ -23,7 +23,8 @@ SNAPSHOT_VERSION = 1
 class Served:
     """One model served on one host. Speeds are tokens per second as `up` measured them; exchanges refine them
     elsewhere. `overhead` is the seconds of a request that are neither prefill nor decode. `tag` is the
-    server's own name for the model, where it is not `model`."""
+    server's own name for the model, where it is not `model`. An `embedding` model answers no questions, and
+    has no decode speed."""
 
     runtime: str
     server: str
@@ -42,6 +43,12 @@ class Served:
     load_seconds: float = 0.0
     quality: Mapping[str, float] = field(default_factory=dict)
     tag: str = ""
+    embedding: bool = False
+
+    @property
+    def called(self) -> str:
+        """The name by which its server knows the model."""
+        return self.tag or self.model
 
 
 @dataclass(frozen=True, slots=True)
