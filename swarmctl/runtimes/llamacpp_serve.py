@@ -61,8 +61,8 @@ def server_specs(want: Want, facts: Facts, build: Build) -> tuple[tuple[ServerSp
     specs: list[tuple[ServerSpec, str]] = []
     for placement, port in zip(host.models, placement_ports(host), strict=True):
         model = want.models[placement.model]
-        placed, space = fit(model, space, context=_context(want, placement, model),
-                            parallel=_parallel(want, placement, facts, build))
+        placed, space = fit(model, space, context=context_of(want, placement, model),
+                            parallel=parallel_of(want, placement, facts, build))
         specs.append((_spec(want, placement, port, facts, build, placed), placed.note))
     return tuple(specs)
 
@@ -80,7 +80,8 @@ def threads(facts: Facts, limit: int | None, model: ModelFile, fitted: Fit) -> i
     return max(1, min(most, 1 + model.parameters // WEIGHTS_PER_THREAD))
 
 
-def _context(want: Want, placement: Placement, model: ModelFile) -> int | None:
+def context_of(want: Want, placement: Placement, model: ModelFile) -> int | None:
+    """Tokens per conversation that somebody named for a placement, or None."""
     wished = want.wishes.get(placement.model)
     named = placement.context or (wished.context if wished else None)
     if named is None and want.embeds(placement.model):
@@ -88,7 +89,8 @@ def _context(want: Want, placement: Placement, model: ModelFile) -> int | None:
     return named
 
 
-def _parallel(want: Want, placement: Placement, facts: Facts, build: Build) -> int:
+def parallel_of(want: Want, placement: Placement, facts: Facts, build: Build) -> int:
+    """Conversations at once: as named, else what the host is good for, within its limit."""
     wished = want.wishes.get(placement.model)
     named = placement.parallel or (wished.parallel if wished else None)
     default = 4 if build.backend.gpus else max(1, min(2, facts.cpu.cores))
