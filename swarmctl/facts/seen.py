@@ -155,6 +155,7 @@ class Facts:
     """Everything one survey learned of one host. `data_dir` is absolute, with ~ expanded on the host.
 
     `tools` maps a tool to its version (empty where it was not asked) and `tool_paths` to where it lies.
+    `ollama_speeds` maps a model's name in Ollama, as file names have it, to what `up` measured.
     """
 
     hostname: str
@@ -184,5 +185,6 @@ class Facts:
     servers: tuple[ServerSeen, ...] = ()
     ollama: str | None = None
     ollamas: tuple[OllamaSeen, ...] = ()
+    ollama_speeds: Mapping[str, Speed] = field(default_factory=dict)
     systemd_user: bool = False
     problems: tuple[str, ...] = ()
