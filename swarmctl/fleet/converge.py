@@ -15,7 +15,7 @@ from swarmctl.errors import ServerError, ServerUnavailable, SwarmError
 from swarmctl.fleet.host_shell import on_host, script
 from swarmctl.fleet.install import BUILD_LIMIT, install_runtime, require_space, transfer_time
 from swarmctl.fleet.locks import HostLock
-from swarmctl.fleet.measure import load_limit, measure, wait_ready
+from swarmctl.fleet.measure import load_limit, measure, measure_embedding, wait_ready
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.tunnels import open_tunnel
 from swarmctl.runtimes.base import Endpoint
@@ -25,7 +25,7 @@ from swarmctl.steps import InstallRuntime, MeasureSpeed, PutBlob, StartServer, S
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from swarmctl.facts import Facts
+    from swarmctl.facts import Facts, Speed
     from swarmctl.fleet.progress import Event
     from swarmctl.fleet.shell import Remote
     from swarmctl.fleet.store import Store
@@ -131,17 +131,25 @@ def stop_server(work: Work, step: StopServer) -> None:
 
 def measure_speed(work: Work, step: MeasureSpeed) -> None:
     """Time the server and keep the result beside it on the host."""
-    work.tell("a short prefill and decode")
+    embeds = work.want.embeds(step.model)
+    work.tell("a batch of texts" if embeds else "a short prefill and decode")
     waited = _wait(work, step.server, step.model, step.port)
     load = work.supply.loads.get((work.remote.host, step.server), waited)
     try:
-        speed = measure(endpoint_of(work.want, step.port, work.supply), context=step.context,
-                        load=round(load, 3))
+        speed = _measured(work, step, round(load, 3))
     except ServerError as exc:
         raise type(exc)(exc.message, host=work.remote.host, hint=_logs_hint(work, step.server)) from exc
     on_host(work.remote, "speed", work.seen.data_dir, step.server,
             payload=json.dumps(asdict(speed)).encode() + b"\n")
-    work.tell(f"prefill {speed.prefill:,.0f}, decode {speed.decode:,.0f} tokens/s")
+    decode = "" if embeds else f", decode {speed.decode:,.0f}"
+    work.tell(f"prefill {speed.prefill:,.0f}{decode} tokens/s")
+
+
+def _measured(work: Work, step: MeasureSpeed, load: float) -> Speed:
+    endpoint = endpoint_of(work.want, step.port, work.supply)
+    if work.want.embeds(step.model):
+        return measure_embedding("llamacpp", endpoint, context=step.context, load=load)
+    return measure(endpoint, context=step.context, load=load)
 
 
 def endpoint_of(want: Want, port: int, supply: Supply) -> Endpoint:
@@ -164,7 +172,8 @@ def _wait(work: Work, server: str, model: str, port: int) -> float:
 
     try:
         return wait_ready(lambda: endpoint_of(work.want, port, work.supply),
-                          limit=load_limit(work.want.models[model].size), still_alive=still_alive)
+                          limit=load_limit(work.want.models[model].size), still_alive=still_alive,
+                          embedding=work.want.embeds(model))
     except ServerUnavailable as exc:
         tail = on_host(work.remote, "log", work.seen.data_dir, server, "10").rstrip()
         raise ServerUnavailable(f"server {server}: {exc.message}; its log ends with\n{tail}",

@@ -213,7 +213,8 @@ def _served(plan: HostPlan) -> Iterator[Served]:
             template=model.template_sha256, port=spec.port, context=spec.context, parallel=spec.parallel,
             parameters=model.parameters, size=model.size, quantisation=model.quantisation,
             prefill_speed=speed.prefill, decode_speed=speed.decode, overhead=speed.overhead,
-            load_seconds=speed.load, quality=expected_quality(plan.want.wishes[spec.model]))
+            load_seconds=speed.load, quality=expected_quality(plan.want.wishes[spec.model]),
+            embedding=plan.want.embeds(spec.model))
 
 
 def expected_quality(wish: ModelWish) -> Mapping[str, float]:
