@@ -89,10 +89,12 @@ def _server_cells(server: ServerStatus | None) -> tuple[str, ...]:
         return ("-", "-", "", "", "")
     token = f"{server.seconds * 1000:.0f} ms" if server.seconds is not None else ""
     busy = f"{server.busy}/{server.slots}" if server.busy is not None else ""
-    speed = f"{server.decode_speed:.0f}" if server.decode_speed else ""
+    rate = server.prefill_speed if server.embedding else server.decode_speed
+    speed = f"{rate:.0f}" if rate else ""
+    name = f"{server.model} (vectors)" if server.embedding else server.model
     colour = COLOURS.get(server.state, "")
     again = f", {server.restarts} restarts" if server.restarts else ""
-    return (server.model, f"[{colour}]{server.state}[/]{again}", token, busy, speed)
+    return (name, f"[{colour}]{server.state}[/]{again}", token, busy, speed)
 
 
 def _size_cells(row: HostStatus, number: int) -> tuple[str, str]:

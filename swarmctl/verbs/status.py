@@ -37,7 +37,8 @@ HOST_TIMEOUT = 90.0
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """A model server: `state` as in runtimes.base.Health, slots at work, speeds in tokens per second."""
+    """A model server: `state` as in runtimes.base.Health, slots at work, speeds in tokens per second. An
+    embedding model embeds a word in `seconds`, and has a prefill speed only."""
 
     model: str
     runtime: str
@@ -49,6 +50,8 @@ class ServerStatus:
     slots: int | None = None
     restarts: int = 0
     decode_speed: float | None = None
+    prefill_speed: float | None = None
+    embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +154,7 @@ def _endpoints(paths: Paths, host: Host, served: tuple[Served, ...],
 
 
 def _server(served: Served, endpoint: Endpoint, restarts: int) -> ServerStatus:
-    speaker = runtime(served.runtime)
+    speaker = runtime(served.runtime, embedding=served.embedding)
     health = speaker.health(endpoint, timeout=HEALTH_TIMEOUT)
     busy = slots = None
     if health.state == "ready":
@@ -162,7 +165,7 @@ def _server(served: Served, endpoint: Endpoint, restarts: int) -> ServerStatus:
             pass  # it generated a token a moment ago; how busy it is stays unknown
     return ServerStatus(served.model, served.runtime, served.port, health.state, health.detail,
                         health.seconds,
-                        busy, slots, restarts, served.decode_speed)
+                        busy, slots, restarts, served.decode_speed, served.prefill_speed, served.embedding)
 
 
 def _state(host: Host, servers: tuple[ServerStatus, ...]) -> tuple[str, str, str | None]:
