@@ -84,20 +84,17 @@ def from_here(local: Path, to: Place, blob: Blob, tell: Teller) -> bool:
                progress=tell.bytes(blob.size))
 
 
-def from_host(source: Place, to: Place, blob: Blob, tell: Teller) -> tuple[bool, bool]:
-    """Copy a host's file to another host; (whether bytes had to move, whether they went straight there).
+def from_host(source: Place, to: Place, blob: Blob, tell: Teller, ssh: tuple[str, ...] = ()) -> bool:
+    """Copy a host's file to another host; whether bytes had to move. With `ssh` (see `reaches`) they go
+    straight there, else through this machine's memory.
 
     Raises DiskFull with the numbers, before any byte, and RemoteErrors.
     """
     _need(to, blob)
-    direct = reaches(source, to)
-    if direct:
-        origin = Origin(source.path, lambda: blob.size, partial(_straight, source, to, direct, blob, tell))
-    else:
-        origin = Origin(source.path, lambda: blob.size, partial(_through_here, source, to, blob, tell))
-    moved = put_from(to.remote, origin, to.path, sha256=blob.sha256, timeout=transfer_time(blob.size),
-                     progress=tell.bytes(blob.size))
-    return moved, bool(direct)
+    send = partial(_straight, source, to, ssh, blob, tell) if ssh else \
+        partial(_through_here, source, to, blob, tell)
+    return put_from(to.remote, Origin(source.path, lambda: blob.size, send), to.path, sha256=blob.sha256,
+                    timeout=transfer_time(blob.size), progress=tell.bytes(blob.size))
 
 
 def reaches(source: Place, to: Place) -> tuple[str, ...]:
