@@ -49,6 +49,8 @@ def _runtimes(hosts: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[t
         path: Path = ("hosts", host, "models", index)
         if runtime == "llamacpp" and source.startswith("ollama:"):
             yield (*path, "runtime"), f"{source} is for Ollama; leave runtime out, or name another source"
+        if runtime == "llamacpp" and placement.get("model") == "ollama":
+            yield path, "a server of llama.cpp may not be called ollama; give the model another name"
         if runtime == "ollama" and "port" in placement:
             yield (*path, "port"), "one Ollama serves all of a host's models; use ollama.port"
         if runtime == "ollama" and "flags" in placement:

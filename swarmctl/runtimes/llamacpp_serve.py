@@ -13,8 +13,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import SwarmError
-from swarmctl.inventory import LlamaCppWish, placement_ports
-from swarmctl.runtimes.llamacpp_fit import MIB, Fit, fit, room
+from swarmctl.inventory import LlamaCppWish, placed_on
+from swarmctl.runtimes.llamacpp_fit import MIB, Fit, Room, fit, room
 from swarmctl.steps import ServerSpec
 
 if TYPE_CHECKING:
@@ -57,14 +57,27 @@ def server_specs(want: Want, facts: Facts, build: Build) -> tuple[tuple[ServerSp
 
     Raises SwarmError where a model cannot fit or an override cannot be.
     """
-    host, space = want.host, room(facts, want.host.limits, build.backend.gpus)
-    specs: list[tuple[ServerSpec, str]] = []
-    for placement, port in zip(host.models, placement_ports(host), strict=True):
+    ports = [port for _, port in placed_on(want.host, "llamacpp")]
+    return tuple((_spec(want, placement, port, facts, build, placed), placed.note)
+                 for (placement, placed, _), port in zip(_fits(want, facts, build), ports, strict=True))
+
+
+def room_left(want: Want, facts: Facts, build: Build) -> Room:
+    """What llama.cpp's servers leave of a host's memory. Raises SwarmError where a model does not fit."""
+    whole = room(facts, want.host.limits, build.backend.gpus)
+    return next((left for *_, left in reversed(_fits(want, facts, build))), whole)
+
+
+def _fits(want: Want, facts: Facts, build: Build) -> list[tuple[Placement, Fit, Room]]:
+    """Each placement, how it fits, and what remains then."""
+    space = room(facts, want.host.limits, build.backend.gpus)
+    found = []
+    for placement, _ in placed_on(want.host, "llamacpp"):
         model = want.models[placement.model]
         placed, space = fit(model, space, context=context_of(want, placement, model),
                             parallel=parallel_of(want, placement, facts, build))
-        specs.append((_spec(want, placement, port, facts, build, placed), placed.note))
-    return tuple(specs)
+        found.append((placement, placed, space))
+    return found
 
 
 def threads(facts: Facts, limit: int | None, model: ModelFile, fitted: Fit) -> int:

@@ -73,8 +73,9 @@ class Stage:
 
 
 def tag_name(model: str, sha256: str) -> str:
-    """The name in Ollama of a model made from the GGUF of that sha256."""
-    return f"{model}:{sha256[:12].lower()}"
+    """The name in Ollama of a model made from the GGUF of that sha256. Ollama allows one colon, and so may
+    the inventory's name."""
+    return f"{model.replace(':', '-')}:{sha256[:12].lower()}"
 
 
 def ours(name: str) -> tuple[str, str] | None:
