@@ -19,7 +19,7 @@ from swarmctl.errors import RemoteError, SwarmError, TransferFailed
 from swarmctl.fleet.host_shell import ToolMissing
 from swarmctl.fleet.install import require_space, transfer_time
 from swarmctl.fleet.ssh_config import resolve
-from swarmctl.fleet.transfer import HASH, Origin, put, put_from
+from swarmctl.fleet.transfer import Origin, put, put_from
 from swarmctl.runtimes import ollama_models
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from swarmctl.fleet.progress import Teller
-    from swarmctl.fleet.shell import Completed, Remote, ShellRemote
+    from swarmctl.fleet.shell import Completed, ShellRemote
     from swarmctl.runtimes.base import Endpoint
 
 PIECES = 64  # that may wait in this machine's memory between two hosts
@@ -43,6 +43,7 @@ SIZE = 'wc -c < "$1" 2>/dev/null || echo 0'
 POST = ('command -v curl >/dev/null 2>&1 || exit 4; '
         'curl -sS --noproxy "*" -o /dev/null -w "%{http_code}" -T "$1" -X POST '
         '"http://127.0.0.1:$2/api/blobs/sha256:$3"')
+READABLE = 'head -c 1 -- "$1" >/dev/null && wc -c < "$1"'
 REMOVE = 'rm -f -- "$1" "$1.part"'
 
 
@@ -153,11 +154,9 @@ def forget(at: Place) -> None:
     at.remote.run(("sh", "-c", REMOVE, "sh", at.path), timeout=CHECK_TIMEOUT)
 
 
-def hash_there(remote: Remote, path: str, timeout: float) -> tuple[str, int]:
-    """The SHA-256 and the size of a host's file. Raises CommandFailed where it cannot be read."""
-    script = f'{HASH} && wc -c < "$1"'
-    words = remote.run(("sh", "-c", script, "sh", path), timeout=timeout).stdout.split()
-    return words[0].lower(), int(words[-1])
+def size_there(remote: ShellRemote, path: str) -> int:
+    """The size of a host's file. Raises CommandFailed where it cannot be read."""
+    return int(remote.run(("sh", "-c", READABLE, "sh", path), timeout=CHECK_TIMEOUT).stdout)
 
 
 def _need(to: Place, blob: Blob) -> None:
