@@ -100,7 +100,7 @@ def _of_server(name: str, endpoint: Endpoint) -> int:
 
 def _endpoints(paths: Paths, entry: HostEntry, ssh_config: str | None) -> list[tuple[str, Endpoint]]:
     if entry.ssh == "local":
-        return [(one.runtime, Endpoint(port=one.port, model=one.model)) for one in entry.served]
+        return [(one.runtime, Endpoint(port=one.port, model=one.called)) for one in entry.served]
     from swarmctl.fleet.tunnels import open_tunnel
 
     try:
@@ -111,4 +111,4 @@ def _endpoints(paths: Paths, entry: HostEntry, ssh_config: str | None) -> list[t
         raise SwarmError(f"whether it is idle cannot be seen: {exc.message}", host=entry.name,
                          hint=f"it takes no new questions any more; `swarmctl uncordon {entry.name}` "
                               "takes it back") from exc
-    return [(one.runtime, Endpoint(socket=str(sockets[one.port]), model=one.model)) for one in entry.served]
+    return [(one.runtime, Endpoint(socket=str(sockets[one.port]), model=one.called)) for one in entry.served]
