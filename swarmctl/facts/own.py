@@ -45,6 +45,18 @@ def servers_seen(sections: Sections, data_dir: str) -> tuple[ServerSeen, ...]:
     return tuple(_server(group, data_dir.rstrip("/")) for group in groups if group["name"])
 
 
+def manifests_seen(sections: Sections) -> tuple[str, ...]:
+    """Names of the models in swarmctl's own Ollama, from its manifests: registry/namespace/model/tag."""
+    found = []
+    for line in sections.get("manifests", ()):
+        parts = line.strip().removeprefix("./").split("/")
+        if len(parts) == 4 and all(parts):
+            shown = [part for part, usual in zip(parts, ("registry.ollama.ai", "library"), strict=False)
+                     if part != usual or parts[0] != "registry.ollama.ai"]
+            found.append("/".join((*shown, f"{parts[2]}:{parts[3]}")))
+    return tuple(sorted(found))
+
+
 def speeds_seen(sections: Sections) -> dict[str, Speed]:
     """Speeds under data_dir/ollama/, by the part of the file's name that stands for the model."""
     found = {name.removesuffix(".json"): read_speed(text) for name, text in pairs(sections, "speeds").items()}

@@ -11,7 +11,7 @@ from swarmctl.facts.disks import data_disk, real_disks
 from swarmctl.facts.gpus import gpus_seen
 from swarmctl.facts.listeners import listeners_seen
 from swarmctl.facts.ollama import ollamas_seen
-from swarmctl.facts.own import blobs_seen, runtimes_seen, servers_seen, speeds_seen
+from swarmctl.facts.own import blobs_seen, manifests_seen, runtimes_seen, servers_seen, speeds_seen
 from swarmctl.facts.processor import cpu_seen, memory_seen
 from swarmctl.facts.seen import Facts
 
@@ -63,7 +63,8 @@ def _facts(sections: Sections) -> Facts:
         disks=real_disks(sections, host["home"]), gpus=gpus, tools=tools, tool_paths=paths,
         listeners=listeners, runtimes=runtimes_seen(sections), blobs=blobs_seen(sections), servers=servers,
         ollama=tools.get("ollama"), ollamas=ollamas_seen(sections, servers, listeners),
-        ollama_speeds=speeds_seen(sections), systemd_user=_systemd_user(sections),
+        ollama_kept=manifests_seen(sections), ollama_speeds=speeds_seen(sections),
+        systemd_user=_systemd_user(sections),
         problems=(*problems, *disk_problems),
     )
 

@@ -155,7 +155,8 @@ class Facts:
     """Everything one survey learned of one host. `data_dir` is absolute, with ~ expanded on the host.
 
     `tools` maps a tool to its version (empty where it was not asked) and `tool_paths` to where it lies.
-    `ollama_speeds` maps a model's name in Ollama, as file names have it, to what `up` measured.
+    `ollama_kept` names the models of swarmctl's own Ollama, running or not; `ollama_speeds` maps a model's
+    name in Ollama, as file names have it, to what `up` measured.
     """
 
     hostname: str
@@ -185,6 +186,7 @@ class Facts:
     servers: tuple[ServerSeen, ...] = ()
     ollama: str | None = None
     ollamas: tuple[OllamaSeen, ...] = ()
+    ollama_kept: tuple[str, ...] = ()
     ollama_speeds: Mapping[str, Speed] = field(default_factory=dict)
     systemd_user: bool = False
     problems: tuple[str, ...] = ()

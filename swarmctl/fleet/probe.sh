@@ -391,6 +391,8 @@ own() {
     done
     section blobs
     [ -d "$data/blobs" ] && ls -ln "$data/blobs" 2>/dev/null
+    section manifests
+    [ -d "$data/ollama/models/manifests" ] && (cd "$data/ollama/models/manifests" && find . -type f | head -n 5000)
     section speeds
     for file in "$data"/ollama/speed-*.json; do
         [ -f "$file" ] && pair "${file##*/speed-}" "$(first "$file")"

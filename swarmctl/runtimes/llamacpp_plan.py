@@ -34,7 +34,7 @@ def plan_llamacpp(want: Want, seen: Facts, others: Sequence[ServerSpec] = ()) ->
     """
     kept = {spec.name: spec for spec in others}
     if not placed_on(want.host, "llamacpp"):
-        return tuple(_stops(seen, kept, UNWANTED if want.host.models else "the inventory wants no model here"))
+        return tuple(_stops(seen, kept, UNWANTED if kept else "the inventory wants no model of it here"))
     specs, build = wanted_servers(want, seen)
     _check_ports(want, seen, [spec for spec, _ in specs])
     blobs = tuple(_blobs(want, seen))

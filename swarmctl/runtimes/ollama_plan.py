@@ -166,12 +166,12 @@ def _start(spec: ServerSpec, server: ServerSeen | None, shape: Shape) -> Iterato
 
 def _models(want: Want, seen: Facts, there: OllamaSeen | None, shape: Shape, *,
             adopts: bool) -> Iterator[CreateModel | PullModel]:
-    names = {model.name for model in there.models} if there else set()
+    names = {model.name for model in there.models} if there else set(seen.ollama_kept)
     for placement, port in placed_on(want.host, "ollama"):
         tag = tag_of(want, placement)
         if tag in names:
             continue
-        reason = "it has no model of that name" if there else "it is not running yet"
+        reason = "it has no model of that name"
         if want.wishes[placement.model].pulled:
             yield PullModel(placement.model, tag, port, reason)
             continue
