@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "cordon": ("swarmctl.cli.standing:cordon", "Take hosts out for new questions; their servers stay."),
     "drain": ("swarmctl.cli.standing:drain", "Cordon a host and wait until it is idle."),
     "uncordon": ("swarmctl.cli.standing:uncordon", "Let hosts have questions again."),
+    "wake": ("swarmctl.cli.wake:wake", "Wake a sleeping host over the network."),
     "logs": ("swarmctl.cli.logs:logs", "Show or follow the log of a host's model servers."),
     "trust": ("swarmctl.cli.trust:trust", "Show a host's SSH key and accept it."),
     "models": ("swarmctl.cli.models:app", "Models on the hosts: list, fit, push, copy, pull, remove."),

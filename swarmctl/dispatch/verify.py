@@ -32,17 +32,18 @@ TOKEN_TIMEOUT = 10.0
 class Verification:
     """One host being verified in the background. `why` is what is wrong, once it has ended."""
 
-    def __init__(self, swarm: Swarm, candidates: tuple[Candidate, ...], now: float) -> None:
+    def __init__(self, swarm: Swarm, candidates: tuple[Candidate, ...], now: float,
+                 patience: float = PATIENCE) -> None:
         self.host = candidates[0].host
         self.why = "it was away and is being verified; the next question may use it"
         self._work = (swarm, candidates, now)
         self._thread = threading.Thread(target=self._run, name="swarmctl-verify", daemon=True)
-        self._until = time.monotonic() + PATIENCE
+        self._until = time.monotonic() + patience
         self._thread.start()
         atexit.register(self.wait)
 
     def wait(self) -> bool:
-        """Wait for the end, up to PATIENCE from the start; whether the host is well."""
+        """Wait for the end, up to `patience` from the start; whether the host is well."""
         self._thread.join(max(0.0, self._until - time.monotonic()))
         return not self.why
 

@@ -144,13 +144,13 @@ def _look(paths: Paths, host: Host, entry: HostEntry | None, remote: Remote,
 def _endpoints(paths: Paths, host: Host, served: tuple[Served, ...],
                ssh_config: str | None) -> list[tuple[Served, Endpoint]]:
     if host.local or not served:
-        return [(one, Endpoint(port=one.port, model=one.model)) for one in served]
+        return [(one, Endpoint(port=one.port, model=one.called)) for one in served]
     from swarmctl.fleet.tunnels import open_tunnel
 
     sockets: Mapping[int, Any] = open_tunnel(
         paths, host_name=host.name, ssh=host.ssh, ports=[one.port for one in served], ssh_config=ssh_config,
         connect_timeout=host.connect_timeout)
-    return [(one, Endpoint(socket=str(sockets[one.port]), model=one.model)) for one in served]
+    return [(one, Endpoint(socket=str(sockets[one.port]), model=one.called)) for one in served]
 
 
 def _server(served: Served, endpoint: Endpoint, restarts: int) -> ServerStatus:
