@@ -261,7 +261,8 @@ HOST = Record("host", "a mapping that describes a machine", (
                     r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$", 17),
         "The address of its network card, for wake-on-LAN.", "none"),
     Key("idle_minutes", Number("minutes", "30", 0.1, 1e6),
-        "Minutes without a question after which it may go to sleep.", "never"),
+        "Minutes without a question after which `doctor` says that it may sleep; nothing puts it to sleep by "
+        "itself.", "never"),
 ), nothing=True)
 
 INVENTORY = Record("inventory", "a mapping with version, models and hosts", (

@@ -110,7 +110,7 @@ class Host:
     machine.
 
     An `intermittent` host may be off; `mac` is the address that wakes it, and after `idle_minutes` without a
-    question it may go to sleep.
+    question `doctor` says that it may go to sleep.
     """
 
     name: str

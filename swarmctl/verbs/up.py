@@ -14,7 +14,8 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
-from swarmctl.errors import SwarmError, UsageError
+from swarmctl.dispatch.verify import gpus_working
+from swarmctl.errors import CommandTimeout, ConnectionLost, HostUnreachable, SwarmError, UsageError
 from swarmctl.fleet.converge import Supply, converge
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.locks import local_lock
@@ -60,7 +61,7 @@ class HostPlan:
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """How it went on a host: planned (dry run), unchanged, changed or failed."""
+    """How it went on a host: planned (dry run), unchanged, changed, off (intermittent) or failed."""
 
     host: str
     state: str
@@ -149,14 +150,16 @@ def _survey(inventory: Inventory, hosts: Sequence[Host], models: dict[str, Model
 
     found = {host.name: result for host, result in over_hosts(hosts, look, timeout=SURVEY_LIMIT)}
     plans = tuple(result for host in hosts if isinstance(result := found[host.name], HostPlan))
-    reports = tuple(_planned(host.name, found[host.name]) for host in hosts)
+    reports = tuple(_planned(host, found[host.name]) for host in hosts)
     return plans, reports
 
 
-def _planned(name: str, result: HostPlan | SwarmError) -> HostReport:
+def _planned(host: Host, result: HostPlan | SwarmError) -> HostReport:
     if isinstance(result, SwarmError):
-        return HostReport(name, "failed", error=result)
-    return HostReport(name, "planned" if result.steps else "unchanged", result.steps, notes=result.notes)
+        if host.intermittent and isinstance(result, HostUnreachable | ConnectionLost | CommandTimeout):
+            return HostReport(host.name, "off", notes=(f"it is off ({result.message}): next time",))
+        return HostReport(host.name, "failed", error=result)
+    return HostReport(host.name, "planned" if result.steps else "unchanged", result.steps, notes=result.notes)
 
 
 def _apply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths,
@@ -216,7 +219,8 @@ def _entry(plan: HostPlan) -> HostEntry:
         idle_watts=idle if energy.idle_watts is None else energy.idle_watts,
         load_watts=load if energy.load_watts is None else energy.load_watts,
         energy_price=energy.price, currency=energy.currency, roles=host.roles,
-        served=tuple(served_on(plan.want, plan.seen)))
+        served=tuple(served_on(plan.want, plan.seen)), intermittent=host.intermittent,
+        gpus=gpus_working(plan.seen))
 
 
 def estimated_watts(seen: Facts) -> tuple[float, float]:
