@@ -386,3 +386,26 @@ def test_a_host_here_is_never_reached_by_another(swarm):
     here = Place(LocalRemote("here"), "/x", "/tmp", "local", None)
     assert reaches(here, swarm.place("worlock", "/y")) == ()
     assert Host("here", "local").local
+
+
+def test_to_hosts_that_trust_each_other_this_machine_sends_once(lab):
+    """Each host's `ssh` is OpenSSH's with a key and known hosts, as if its user had set them up."""
+    swarm = Swarm(lab)
+    tools = lab.folder / "tools"
+    tools.mkdir()
+    wrapper = tools / "ssh"
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {lab.ssh_config} '
+                       f'-o UserKnownHostsFile={lab.paths.known_hosts} -i {lab.folder / "client_key"} "$@"\n')
+    wrapper.chmod(0o755)
+    for host in lab.hosts:
+        (host.folder / "home" / ".bashrc").write_text(f"PATH={tools}:$PATH\n")
+    where = swarm.place("worlock", "/x").remote.run(("sh", "-c", "command -v ssh"), timeout=10).stdout
+    if str(tools) not in where:
+        pytest.skip("this user's shell reads no start-up file over SSH")
+    moved = {one.host: one for one in swarm.push(SMALL, "worlock", "spinoza", "calisota")}
+    assert [moved[name].way for name in ("worlock", "spinoza", "calisota")] == [
+        "from this machine", "straight from worlock", "straight from worlock"]
+    for name in moved:
+        assert digest(swarm.blob(name)) == digest(SMALL)
+    later = swarm.copy("small", "worlock", "spinoza")
+    assert later[0].sent == 0

@@ -257,6 +257,12 @@ class GatePolicy:
             def preferred_keys(self) -> tuple[str, ...]:
                 return policy._gate.algorithms(super().preferred_keys)
 
+            @property
+            def preferred_ciphers(self) -> tuple[str, ...]:
+                """AES-GCM first, as OpenSSH has it: one pass instead of a cipher and a MAC, half the CPU."""
+                known = super().preferred_ciphers
+                return tuple(sorted(known, key=lambda name: "gcm@" not in name))
+
             def _verify_key(self, host_key: bytes, sig: bytes) -> None:
                 super()._verify_key(host_key, sig)  # type: ignore[misc]  # in paramiko, not in its types
                 policy._presented = host_key

@@ -33,8 +33,10 @@ LOOK = ('d=$(dirname -- "$1") && mkdir -p -- "$d" && '
         'df -Pk -- "$d" | tail -n 1 | tr -s " " | sed "s/%.*//; s/ [^ ]*$//; s/.* //"')
 APPEND = 'cat >> "$1.part"'
 DROP = 'rm -f -- "$1.part"'
-_HASHED = ('if command -v sha256sum >/dev/null 2>&1; then sha256sum; '
-           'elif command -v shasum >/dev/null 2>&1; then shasum -a 256; else openssl dgst -sha256 -r; fi')
+#: openssl first: it uses the processor's SHA instructions, which coreutils' sha256sum often does not (six
+#: times as fast where this was measured)
+_HASHED = ('if command -v openssl >/dev/null 2>&1; then openssl dgst -sha256 -r; '
+           'elif command -v sha256sum >/dev/null 2>&1; then sha256sum; else shasum -a 256; fi')
 #: Writes and prints the SHA-256 of what came, in one pass: reading a large file once more costs a fifth of
 #: its way over a fast wire. A pipeline's status is its last command's, so tee's comes by another road.
 START = ('exec 3>&1; s=$({ { tee -- "$1.part"; echo $? >&4; } | { ' + _HASHED + '; } >&3; } 4>&1); '
