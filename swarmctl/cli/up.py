@@ -79,7 +79,8 @@ def plan_text(plans: Sequence[HostReport]) -> str:
             lines.append(f"{report.host}: cannot be planned: {report.error.message}")
             lines += [f"    {line}" for line in (report.error.hint or "").splitlines()]
             continue
-        lines.append(f"{report.host}: {_steps(len(report.steps)) if report.steps else 'nothing to do'}")
+        todo = "off" if report.state == "off" else "nothing to do"
+        lines.append(f"{report.host}: {_steps(len(report.steps)) if report.steps else todo}")
         lines += [f"  note: {note}" for note in report.notes]
         for number, step in enumerate(report.steps, 1):
             lines += [f"  {number}. {step.title}", f"     because {step.reason}"]
