@@ -14,7 +14,6 @@ from swarmctl.errors import SwarmError
 from swarmctl.inventory import LlamaCppWish, OllamaWish, placed_on
 from swarmctl.runtimes.llamacpp_build import choose_build
 from swarmctl.runtimes.llamacpp_fit import (
-    CONTEXT_STEP,
     CONTEXTS,
     CPU_OVERHEAD,
     GPU_OVERHEAD,
@@ -25,6 +24,7 @@ from swarmctl.runtimes.llamacpp_fit import (
 )
 from swarmctl.runtimes.llamacpp_serve import context_of, parallel_of
 from swarmctl.runtimes.ollama_models import full_name, tag_name
+from swarmctl.runtimes.ollama_serve import shape_of, usable_gpus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -84,7 +84,7 @@ def place(want: Want, seen: Facts) -> tuple[Share, ...]:
         parallel = parallel_of(want, placement, seen, build)
         share, space = _resident(want, placement, parallel, space)
         shares.append(share)
-    return (*shares, *_on_demand(want, seen, space))
+    return (*shares, *_on_demand(want, seen, _for_ollama(want, seen, space)))
 
 
 def refusal(shares: Sequence[Share]) -> SwarmError | None:
@@ -126,42 +126,75 @@ def _smallest(model: ModelFile) -> int:
                default=model.context_train)
 
 
+def _for_ollama(want: Want, seen: Facts, left: Room) -> Room:
+    """What llama.cpp leaves, and the GPUs that its build cannot use and Ollama can."""
+    taken = {id(gpu): free for gpu, free in left.gpus}
+    whole = room(seen, want.host.limits, usable_gpus(seen))
+    return Room(left.memory, tuple((gpu, taken.get(id(gpu), free)) for gpu, free in whole.gpus))
+
+
 def _on_demand(want: Want, seen: Facts, space: Room) -> tuple[Share, ...]:
     """Ollama's models: each alone in what llama.cpp leaves, and which of them push each other out."""
-    env = (want.host.ollama or OllamaWish()).env
-    parallel = _number(env, "OLLAMA_NUM_PARALLEL") or 1
-    alone = [_alone(want, seen, placement, parallel, env, space)
-             for placement, _ in placed_on(want.host, "ollama")]
-    capacity = _fast(space)
-    most = _number(env, "OLLAMA_MAX_LOADED_MODELS") or OLLAMA_LOADED * max(1, len(space.gpus))
+    placements = [placement for placement, _ in placed_on(want.host, "ollama")]
+    manner = _manner(want, seen, space)
+    alone = [_alone(want, seen, placement, manner, space) for placement in placements]
     resident = {tag: size for tag, size in _strangers(want, seen).items() if size}
-    return tuple(_with_evictions(share, alone, resident, capacity, most) for share in alone)
+    return tuple(_with_evictions(share, alone, resident, _fast(space), manner.most) for share in alone)
 
 
-def _alone(want: Want, seen: Facts, placement: Placement, parallel: int, env: Mapping[str, Any],
-           space: Room) -> Share:
+@dataclass(frozen=True, slots=True)
+class _Manner:
+    """How an Ollama runs its models: `context` is None where each has its own, `most` may be loaded at
+    once."""
+
+    context: int | None
+    parallel: int
+    cache_type: str
+    most: int
+
+
+def _manner(want: Want, seen: Facts, space: Room) -> _Manner:
+    """As `up` would set it; of an Ollama that is not ours only its own defaults are known."""
+    wish = want.host.ollama or OllamaWish()
+    usual = _Manner(None, 1, "f16", OLLAMA_LOADED * max(1, len(space.gpus)))
+    theirs = wish.manage == "adopt" or (wish.manage == "auto" and any(
+        one.port == wish.port and one.mode != "own" for one in seen.ollamas))
+    if theirs:
+        return usual
+    try:
+        shape = shape_of(want, seen, space)
+    except SwarmError:
+        found = usual
+    else:
+        found = _Manner(shape.context, shape.parallel, shape.cache_type, shape.together)
+    return _Manner(_number(wish.env, "OLLAMA_CONTEXT_LENGTH") or found.context,
+                   _number(wish.env, "OLLAMA_NUM_PARALLEL") or found.parallel, found.cache_type,
+                   _number(wish.env, "OLLAMA_MAX_LOADED_MODELS") or found.most)
+
+
+def _alone(want: Want, seen: Facts, placement: Placement, manner: _Manner, space: Room) -> Share:
     model = want.models.get(placement.model)
     named = context_of(want, placement, model) if model else placement.context
-    tokens = named or _number(env, "OLLAMA_CONTEXT_LENGTH") or OLLAMA_CONTEXT
+    tokens, parallel = manner.context or named or OLLAMA_CONTEXT, manner.parallel
+    tokens = min(tokens, model.context_train) if model else tokens
     weights = model.size if model else _pulled_size(want, seen, placement.model)
     if weights is None:
         return Share(want.host.name, "ollama", placement.model, tokens, parallel, 0, 0, 0, _total(space),
                      None, "its size is known once it is pulled")
-    cache = _cache(model, tokens, parallel) if model else weights // 10
+    # a pulled model's header is not here to be read: a tenth is a guess, and the headroom has to forgive it
+    cache = kv_bytes(model, tokens, parallel, manner.cache_type) if model else weights // 10
     headroom = weights // 50 + (GPU_OVERHEAD * len(space.gpus) if space.gpus else CPU_OVERHEAD)
     needs, fast, total = weights + cache + headroom, _fast(space), _total(space)
-    where = ("on the GPU" if space.gpus else "in RAM") if needs <= fast else \
-        f"{fast / needs:.0%} on the GPU, the rest in RAM and slow" if needs <= total else _holders(space)
-    if any(free is None for _, free in space.gpus):
-        where = "the GPU does not tell its memory"
     return Share(want.host.name, "ollama", placement.model, tokens, parallel, weights, cache, headroom,
-                 fast if needs <= fast else total, needs <= total, where)
+                 fast if needs <= fast else total, needs <= total, _held(space, needs, fast, total))
 
 
-def _cache(model: ModelFile, tokens: int, parallel: int) -> int:
-    """Ollama gives no model more context than it was trained for."""
-    usable = min(tokens, -(-model.context_train // CONTEXT_STEP) * CONTEXT_STEP)
-    return kv_bytes(model, usable, parallel, "f16")
+def _held(space: Room, needs: int, fast: int, total: int) -> str:
+    if any(free is None for _, free in space.gpus):
+        return "the GPU does not tell its memory"
+    if needs <= fast:
+        return "on the GPU" if space.gpus else "in RAM"
+    return f"{fast / needs:.0%} on the GPU, the rest in RAM and slow" if needs <= total else _holders(space)
 
 
 def _pulled_size(want: Want, seen: Facts, name: str) -> int | None:
