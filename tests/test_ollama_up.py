@@ -5,8 +5,10 @@ Needs an Ollama: SWARMCTL_TEST_OLLAMA names the folder that holds its bin/ and l
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -17,6 +19,10 @@ import pytest
 from running import Cli, ask_json
 from stocked import free_ports, stock
 from test_ollama import FOLDER, LONG, Server
+
+from swarmctl.errors import DiskFull
+from swarmctl.paths import Paths
+from swarmctl.verbs.up import up
 
 pytestmark = [pytest.mark.skipif(not FOLDER, reason="SWARMCTL_TEST_OLLAMA names no Ollama"),
               pytest.mark.runtime]
@@ -175,3 +181,94 @@ def test_down_stops_our_own_and_leaves_the_adopted_one(mixed, stranger):
     again = mixed.report()
     assert kinds(again["spinoza"]) == ["StartServer", "MeasureSpeed"], "its models and release stayed"
     assert again["calisota"]["state"] == "unchanged"
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of its own of 400 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("mounting a small disk needs root")
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=400m", "tmpfs", disk], check=True)
+    yield disk
+    subprocess.run(["umount", "-l", disk], check=True)
+
+
+class Filling:
+    """Watches `up` and fills the disk the moment a model's bytes have been sent."""
+
+    def __init__(self, disk: Path) -> None:
+        self.filler = disk / "filler"
+
+    def note(self, text: str) -> None:
+        pass
+
+    def plan(self, plans) -> None:
+        pass
+
+    def event(self, event) -> None:
+        if not event.title.startswith("create") or " of " not in event.detail or self.filler.exists():
+            return
+        with self.filler.open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+
+
+def test_a_disk_that_fills_up_while_a_model_is_made_is_named_and_up_goes_on_later(
+        small_disk, tmp_path, airgap, release):
+    cli = Cli(Paths.from_environ({"SWARMCTL_HOME": str(tmp_path / "home"), "HOME": str(tmp_path)}),
+              tmp_path / "home")
+    (port,) = free_ports(1)
+    cli.paths.inventory.parent.mkdir(parents=True)
+    cli.paths.inventory.write_text(f"""\
+version: 1
+airgap: {airgap}
+models:
+  large: {{source: "shipped:large", context: 512}}
+hosts:
+  here:
+    ssh: local
+    data_dir: {small_disk / "data"}
+    ollama: {{port: {port}, manage: own, version: "{release}"}}
+    models: [large]
+""")
+    watcher = Filling(small_disk)
+    try:
+        (report,) = up(cli.paths, cli.paths.inventory, watcher)
+        assert isinstance(report.error, DiskFull), report.error
+        assert report.error.host == "here"
+        assert "models prune" in report.error.hint
+        watcher.filler.unlink()
+        (again,) = json.loads(cli.run("up", "--json").stdout)["hosts"]
+        assert kinds(again) == ["CreateModel", "MeasureSpeed"]
+        assert ask_json(cli, "What is the capital of France?")["runtime"] == "ollama"
+    finally:
+        cli.run("down")
+
+
+def test_a_release_is_taken_from_another_host_that_has_it(mixed):
+    """worlock gets an Ollama too: no folder and no store has the archive any more, only spinoza has it."""
+    text = mixed.paths.inventory.read_text()
+    kept = [line for line in text.splitlines() if not line.startswith("airgap:")]
+    at = next(n for n, line in enumerate(kept) if line == "  worlock:")
+    (port,) = free_ports(1)
+    version = mixed.first["spinoza"]["steps"][0]["version"]
+    kept.insert(at + 1, f"    ollama: {{port: {port}, manage: own, version: '{version}'}}")
+    place = next(n for n in range(at, len(kept)) if kept[n].startswith("      - {model: tiny-large"))
+    kept.insert(place + 1, "      - {model: tiny-small, runtime: ollama}")
+    mixed.paths.inventory.write_text("\n".join((*kept, "")))
+    shutil.rmtree(mixed.paths.store / "ollama", ignore_errors=True)
+    try:
+        worlock = mixed.report()["worlock"]
+        assert kinds(worlock) == ["InstallRuntime", "StartServer", "CreateModel", "MeasureSpeed"]
+        assert list((mixed.paths.store / "ollama").glob("*.tar.gz"))
+        assert mixed.report()["worlock"]["state"] == "unchanged"
+        fleet = json.loads(mixed.paths.fleet.read_text())
+        runtimes = next([one["runtime"] for one in host["served"]] for host in fleet["hosts"]
+                        if host["name"] == "worlock")
+        assert runtimes == ["llamacpp", "ollama"]
+        assert ask_json(mixed, "hello", "--host", "worlock", "-m", "tiny-small")["runtime"] == "ollama"
+    finally:
+        mixed.paths.inventory.write_text(text)
+    assert kinds(mixed.report()["worlock"]) == ["StopServer"]
