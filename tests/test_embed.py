@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 from array import array
+from contextlib import suppress
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -88,14 +89,14 @@ class Home(Cli):
                          folder / "home")
         self.environ["HF_HUB_OFFLINE"] = "1"
         stock(self.paths.cache, binaries)
-        self.port = free_ports(1)[0]
+        self.port, other = free_ports(2)
         self.paths.inventory.parent.mkdir(parents=True, exist_ok=True)
         self.paths.inventory.write_text(
             "version: 1\nmodels:\n"
             f"  minilm: {{source: {gguf}, embedding: true}}\n"
             "  small: {source: 'shipped:small', context: 512}\n"
             f"hosts:\n  here:\n    ssh: local\n    data_dir: {folder / 'data'}\n"
-            f"    llamacpp: {{port: {self.port}}}\n    models: [minilm, small]\n")
+            f"    models: [{{model: minilm, port: {self.port}}}, {{model: small, port: {other}}}]\n")
 
     def embed(self, *args, **more):
         return [json.loads(line) for line in self.run("embed", *args, **more).stdout.splitlines()]
@@ -104,9 +105,11 @@ class Home(Cli):
 @pytest.fixture(scope="module")
 def home(tmp_path_factory, gguf, llamacpp_bin):
     made = Home(tmp_path_factory.mktemp("embed"), gguf, llamacpp_bin)
-    made.run("up")
-    yield made
-    made.run("down")
+    try:
+        made.run("up")
+        yield made
+    finally:
+        made.run("down")
 
 
 @pytest.fixture(scope="module")
@@ -207,7 +210,7 @@ def test_parquet_holds_what_json_lines_hold(home, tmp_path):
     assert (rows[7][0], rows[7][3], len(rows[7][4])) == ("sentence number 7", "minilm", 64)
     (again,) = home.embed("sentence number 7")
     assert cosine(rows[7][5], again["vector"]) > 0.99999
-    kinds = duckdb.sql(f"SELECT typeof(vector) FROM '{out}' LIMIT 1").fetchone()
+    (kinds,) = duckdb.sql(f"SELECT typeof(vector) FROM '{out}' LIMIT 1").fetchall()
     assert kinds == ("FLOAT[]",)
     assert [path.name for path in tmp_path.iterdir()] == ["v.parquet"]
     assert "is there already" in home.run("embed", "a", "-o", str(out), status=2).stderr
@@ -241,21 +244,18 @@ def test_control_c_keeps_what_was_written(home, tmp_path):
         process.wait(30)
         err = process.stderr.read()
         assert process.returncode == 130, err
-        (count,) = duckdb.sql(f"SELECT count(vector) FROM '{out}'").fetchone()
+        ((count,),) = duckdb.sql(f"SELECT count(vector) FROM '{out}'").fetchall()
         assert count > 0
-        assert f"stopped after {count:,} vectors".encode() in err
+        assert f"stopped; {out} keeps".encode() in err
         feeding.join(10)
         process.stdout.close()
         process.stderr.close()
 
 
 def feed(pipe):
-    try:
+    with suppress(OSError), pipe:
         for number in range(200_000):
             pipe.write(b"the line with number %d\n" % number)
-        pipe.close()
-    except OSError:
-        pass
 
 
 @pytest.mark.runtime
@@ -498,7 +498,7 @@ def test_any_text_and_every_float32_survive_either_file(tmp_path, form):
     text = "quotes \" ' \\ tab\t newline\n nul\x00 über 🦊 \u2028 end"
     out = OutFile(tmp_path / f"it's {form}", form, Model("m:é", "d", ()), force=False)
     out.write([Row(Text(text, "a'b", 7), values)])
-    out.close(1)
+    out.close()
     name = str(out.path).replace("'", "''")
     reader = f"read_parquet('{name}')" if form == "parquet" else \
         f"read_json('{name}', format='newline_delimited', columns={{text: 'VARCHAR', source: 'VARCHAR', " \
@@ -511,7 +511,7 @@ def test_any_text_and_every_float32_survive_either_file(tmp_path, form):
 def test_a_file_without_rows_is_not_left(tmp_path):
     for form in ("jsonl", "parquet"):
         out = OutFile(tmp_path / form, form, Model("m", "d", ()), force=False)
-        out.close(0)
+        out.close()
     assert list(tmp_path.iterdir()) == []
 
 
@@ -531,7 +531,7 @@ def test_two_embedding_models_want_a_name_and_a_wrong_name_is_told_the_right_one
     fleet_of(cli.paths, one, replace(one, server="e2", model="e2", digest="d2"))
     assert "several embedding models are served: e1, e2" in cli.run("embed", "a", status=2).stderr
     assert "served: e1 on here, e2 on here" in cli.run("embed", "-m", "e3", "a", status=2).stderr
-    assert "nobody serves an embedding model on there" in cli.run("embed", "-H", "there", "a", status=2).stderr
+    assert "an embedding model on there" in cli.run("embed", "-H", "there", "a", status=2).stderr
     assert cli.run("embed", "-m", "e1", "a", status=1).stdout == ""
 
 

@@ -72,11 +72,11 @@ def embed(
             write(rows)
             run.show()
     except KeyboardInterrupt:
-        run.above(f"stopped after {run.count.rows:,} vectors" + (f", which {out} keeps" if out else ""))
+        run.above(f"stopped; {out} keeps the vectors that were written" if out else "stopped")
         raise
     finally:
         run.end()
-        close(run.count.rows)
+        close()
     if as_json:
         sys.stdout.write(json.dumps(run.record()) + "\n")
     run.verdict()
@@ -91,14 +91,14 @@ def _files(texts: list[str] | None, files: list[Path] | None) -> list[Path]:
 
 
 def _sink(model: Model, out: Path | None, form: str, *, force: bool,
-          keep: list[Row] | None) -> tuple[Callable[[Sequence[Row]], None], Callable[[int], None]]:
+          keep: list[Row] | None) -> tuple[Callable[[Sequence[Row]], None], Callable[[], None]]:
     """Where rows go, and what ends it."""
     if out is not None:
         file = OutFile(out.expanduser(), form, model, force=force)
         return file.write, file.close
     if keep is not None:
-        return keep.extend, lambda _: None
-    return Jsonl(sys.stdout, model).write, lambda _: None
+        return keep.extend, lambda: None
+    return Jsonl(sys.stdout, model).write, lambda: None
 
 
 @dataclass(slots=True)

@@ -205,13 +205,14 @@ class OutFile:
         except OSError as exc:
             raise _unwritable(self.path, exc) from exc
 
-    def close(self, rows: int) -> None:
-        """Finish the file; one that would hold no rows is not left. Raises SwarmError, DiskFull."""
+    def close(self) -> None:
+        """Finish the file; one that would hold no rows is not left. Raises SwarmError."""
         with suppress(OSError):  # what could not be written was said when it was tried
             self._stream.close()
-        if self._parquet and rows:
+        filled = self._lines.stat().st_size > 0
+        if self._parquet and filled:
             _parquet_of(self._lines, self.path)
-        if self._parquet or not rows:
+        if self._parquet or not filled:
             self._lines.unlink(missing_ok=True)
 
 
