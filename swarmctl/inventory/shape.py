@@ -211,7 +211,7 @@ OLLAMA = Record("ollama", "a mapping that says how Ollama runs", (
         "Environment of swarmctl's own one, over what follows from facts; `false` leaves a variable out.",
         "none"),
     Key("version", _version, "The release to install.", "the one this swarmctl knows"),
-    Key("sha256", _hash, "The hash of that release's archive.", "known for the default version"),
+    Key("sha256", _hash, "The hash of that release's archive.", "what the release's own list says"),
 ), nothing=True)
 
 PLACEMENT = Record("placement", "a model's name, or a mapping with `model`", (
