@@ -94,7 +94,8 @@ class Examined:
 class Claim:
     """What `up` recorded of a model served here, beside what the server itself says (None: it did not say).
 
-    `template_said` is the sha256 of its chat template; `state` and `detail` as in runtimes.base.Health.
+    `called` is the server's own name for it, `template_said` the sha256 of its chat template; `state` and
+    `detail` as in runtimes.base.Health.
     """
 
     model: str
@@ -104,6 +105,7 @@ class Claim:
     digest: str
     size: int
     template: str
+    called: str = ""
     template_said: str | None = None
     state: str = ""
     detail: str = ""

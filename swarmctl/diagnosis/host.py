@@ -40,7 +40,8 @@ def _disk(patient: Patient) -> Iterator[Finding]:
         "the disk of its data folder is full" if full else "the disk of its data folder is nearly full",
         f"{disk.path}: {disk.free / GIB:.1f} of {disk.size / GIB:.1f} GiB are free ({disk.device})",
         "a model that does not arrive whole is not used, and servers that cannot write their log may end",
-        there(host, f"du -xsh {patient.facts.data_dir}/*") + "    # then delete what takes the room")
+        f"swarmctl models prune --host {host.name}    # what is left to see: "
+        + there(host, f"du -xsh {patient.facts.data_dir}/*"))
 
 
 def _clock(patient: Patient) -> Iterator[Finding]:

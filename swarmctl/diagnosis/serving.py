@@ -57,14 +57,19 @@ def _weights(patient: Patient, claim: Claim) -> Iterator[Finding]:
 def _layers(patient: Patient, layers: list[LayerGone]) -> Finding:
     first = layers[0]
     host = patient.host
-    wanted = any(claim.runtime == "ollama" and first.model in (claim.model, f"{claim.model}:latest")
-                 for claim in patient.claims)
+    wanted = next((claim for claim in patient.claims if claim.runtime == "ollama"
+                   and first.model in (claim.called, f"{claim.called}:latest")), None)
     what = ", ".join(f"sha256-{layer.digest[:12]}… " + ("is not there" if layer.found is None else
-                     f"has {layer.found} bytes instead of {layer.size}") for layer in layers)
-    mend = f"swarmctl up --host {host.name}" if wanted else there(host, f"ollama pull {first.model}")
+                     f"has {layer.found} bytes instead of {layer.size}") for layer in dict.fromkeys(layers))
+    mend = (f"{there(host, f'ollama pull {first.model}')}    # or: swarmctl models remove {first.model} "
+            f"--host {host.name}")
+    if wanted:
+        body = f"'{{\"model\":\"{first.model}\"}}'"
+        forget = f"curl -X DELETE http://127.0.0.1:{wanted.port}/api/delete -d {body}"
+        mend = f"{there(host, forget)} && swarmctl up --host {host.name}"
     return Finding(host.name, "blob", "error", f"Ollama lists {first.model} and lacks its weights",
-                   f"{first.folder}/blobs: {what}", "it stays in the list and fails when it is asked",
-                   f"{mend}    # or: {there(host, f'ollama rm {first.model}')}")
+                   f"{first.folder}/blobs: {what}", "it stays listed and fails when asked",
+                   mend)
 
 
 def _template(patient: Patient, claim: Claim) -> Iterator[Finding]:

@@ -133,7 +133,7 @@ ollama_models() {
         echo "models $models"
         find "$models/manifests" -type f | while read -r manifest; do
             echo "manifest ${manifest#"$models/manifests/"}"
-            tr -d ' \n' <"$manifest" | tr '{' '\n' | sed -n \
+            { tr -d ' \n' <"$manifest" && echo; } | tr '{' '\n' | sed -n \
                 -e 's/.*"digest":"sha256:\([0-9a-f]*\)".*"size":\([0-9]*\).*/layer \1 \2/p' -e t \
                 -e 's/.*"size":\([0-9]*\).*"digest":"sha256:\([0-9a-f]*\)".*/layer \2 \1/p'
         done | { ls -lnL "$models/blobs"; cat; } | awk '
