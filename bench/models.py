@@ -9,7 +9,9 @@ other side and the bytes on the disk before it says so. Prints the Markdown tabl
 
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -24,6 +26,7 @@ from swarmctl.fleet.remote import FabricRemote
 from swarmctl.fleet.transfer import sha256_of
 from swarmctl.inventory import Host
 from swarmctl.lab.lab import Lab
+from swarmctl.shipped import shipped_model
 
 RUNS = 5
 
@@ -66,11 +69,57 @@ def show(lab: Lab, size: int) -> None:
     for name, seconds in taken.items():
         middle = median(seconds)
         print(f"| {name} | {middle:.2f} | {blob.size / middle / 1e6:.0f} | {base / middle:.2f} |")
+    show_rest(lab, places, source, blob, base)
+
+
+def show_rest(lab: Lab, places: list[Place], source: Path, blob: Blob, base: float) -> None:
     again = timed(None, lambda: push(source, places[0], blob))
     print(f"| a second push: no weights move | {again:.2f} | | |")
     between = timed(None, lambda: from_host(places[0], places[1], blob, quiet()))
     print(f"| from that host to the next, through this machine | {between:.2f} "
           f"| {blob.size / between / 1e6:.0f} | {base / between:.2f} |")
+    print("\n| to three hosts | seconds | MB from this machine | MB between hosts |\n|---|---:|---:|---:|")
+    for name, prepare in (("that cannot reach each other", lambda: None),
+                          ("whose SSH reaches each other", lambda: befriend(lab))):
+        prepare()
+        for host in lab.hosts:
+            for old in (host.data_dir / "blobs").glob("*"):
+                old.unlink()
+        begun = time.perf_counter()
+        report = push_to_all(lab)
+        seconds = time.perf_counter() - begun
+        straight = sum(one["sent"] for one in report if one["way"].startswith("straight"))
+        mine = sum(one["sent"] for one in report) - straight
+        print(f"| {name} | {seconds:.2f} | {mine / 1e6:.0f} | {straight / 1e6:.0f} |")
+
+
+def push_to_all(lab: Lab) -> list[dict]:
+    """`swarmctl models push` of the larger shipped model, padded to a size worth sending."""
+    names = [part for host in lab.hosts for part in ("--to", host.name)]
+    argv = (sys.executable, "-m", "swarmctl", "models", "push", str(padded(lab)), *names, "--json")
+    done = subprocess.run(argv, env={**os.environ, **lab.environ}, check=True, capture_output=True,
+                          text=True)
+    return json.loads(done.stdout)
+
+
+def padded(lab: Lab) -> Path:
+    """A GGUF may be longer than its tensors."""
+    path = lab.folder / "padded.gguf"
+    if not path.exists():
+        path.write_bytes((shipped_model("large") / "model.gguf").read_bytes() + os.urandom(1 << 20) * 100)
+    return path
+
+
+def befriend(lab: Lab) -> None:
+    """Give every host's `ssh` a key and the others' host keys, as its user might have set it up."""
+    tools = lab.folder / "tools"
+    tools.mkdir()
+    wrapper = tools / "ssh"
+    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {lab.ssh_config} '
+                       f'-o UserKnownHostsFile={lab.paths.known_hosts} "$@"\n')
+    wrapper.chmod(0o755)
+    for host in lab.hosts:
+        (host.folder / "home" / ".bashrc").write_text(f"PATH={tools}:$PATH\n")
 
 
 def push(source: Path, place: Place, blob: Blob) -> None:

@@ -31,18 +31,17 @@ SPARE = 1 << 20  # a filesystem filled to its last byte breaks more than this tr
 LOOK = ('d=$(dirname -- "$1") && mkdir -p -- "$d" && '
         'for f in "$1" "$1.part"; do if [ -f "$f" ]; then wc -c < "$f"; else echo -1; fi; done && '
         'df -Pk -- "$d" | tail -n 1 | tr -s " " | sed "s/%.*//; s/ [^ ]*$//; s/.* //"')
-APPEND = 'cat >> "$1.part"'
 DROP = 'rm -f -- "$1.part"'
 #: openssl first: it uses the processor's SHA instructions, which coreutils' sha256sum often does not (six
 #: times as fast where this was measured)
-_HASHED = ('if command -v openssl >/dev/null 2>&1; then openssl dgst -sha256 -r; '
-           'elif command -v sha256sum >/dev/null 2>&1; then sha256sum; else shasum -a 256; fi')
-#: Writes and prints the SHA-256 of what came, in one pass: reading a large file once more costs a fifth of
-#: its way over a fast wire. A pipeline's status is its last command's, so tee's comes by another road.
-START = ('exec 3>&1; s=$({ { tee -- "$1.part"; echo $? >&4; } | { ' + _HASHED + '; } >&3; } 4>&1); '
-         'exit "${s:-1}"')
+_HASHED = ('{ if command -v openssl >/dev/null 2>&1; then openssl dgst -sha256 -r; '
+           'elif command -v sha256sum >/dev/null 2>&1; then sha256sum; else shasum -a 256; fi; }')
 #: Prints the SHA-256 of $1.
-HASH = '{ ' + _HASHED + '; } < "$1"'
+HASH = _HASHED + ' < "$1"'
+#: Write, then print the SHA-256 of the whole: what was just written is still in memory, so a second look is
+#: cheaper than the pipe of a `tee` into the hash (docs/models.md has the numbers).
+APPEND = 'cat >> "$1.part" && ' + _HASHED + ' < "$1.part"'
+START = 'cat > "$1.part" && ' + _HASHED + ' < "$1.part"'
 #: The bytes must be on the disk before the name says that they are.
 PLACE = '{ sync "$1.part" 2>/dev/null || sync; } && mv -f -- "$1.part" "$1"'
 
@@ -170,10 +169,10 @@ def _hash(remote: Executes, path: str, deadline: float) -> str:
 
 
 def _send(remote: Executes, origin: Origin, path: str, offset: int, deadline: float) -> str:
-    """Send from `offset` on; the SHA-256 of what came where it all came now, else nothing."""
+    """Send from `offset` on; the SHA-256 of the whole that is there then."""
     done = origin.send(("sh", "-c", APPEND if offset else START, "sh", path), offset, _left(deadline))
     if done.exit_status == 0:
-        return "" if offset else done.stdout.split()[0].lower()
+        return done.stdout.split()[0].lower()
     size = origin.size()
     _, part, free = _look(remote, path, deadline)
     if free < size - max(part, 0):
