@@ -20,6 +20,6 @@ lock() {  # lock NAME SOURCE…
 "$uv" pip compile "${common[@]}" --upgrade pyproject.toml --all-extras requirements/bootstrap.in -o "$everything" >/dev/null
 lock bootstrap requirements/bootstrap.in
 lock control pyproject.toml
-for extra in runtime dev train bench; do
+for extra in runtime dev train embed bench; do
   lock "$extra" pyproject.toml --extra "$extra"
 done

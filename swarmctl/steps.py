@@ -17,18 +17,25 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class InstallRuntime:
     """Put a build of the runtime under data_dir/runtimes/: from our store, an air-gapped folder, a like host,
-    or by building it on the host with `cmake_flags`. `key` names version, platform, backend and flags."""
+    or by building it on the host with `cmake_flags`. `key` names version, platform, backend and flags.
+
+    Ollama comes as its official archive instead: `key` is the version, `backend` the platform, `sha256` the
+    archive's hash where the inventory or swarmctl knows it.
+    """
 
     key: str
     version: str
     backend: str
     cmake_flags: tuple[str, ...]
     reason: str
+    runtime: str = "llamacpp"
+    sha256: str | None = None
 
     @property
     def title(self) -> str:
         """What a person reads in the plan."""
-        return f"install llama.cpp {self.version} ({self.backend})"
+        name = "Ollama" if self.runtime == "ollama" else "llama.cpp"
+        return f"install {name} {self.version} ({self.backend})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +55,10 @@ class PutBlob:
 
 @dataclass(frozen=True, slots=True)
 class ServerSpec:
-    """A server to run. `argv` holds absolute paths on the host; `digest` is the hash of everything here."""
+    """A server to run. `argv` holds absolute paths on the host; `digest` is the hash of everything here.
+
+    An Ollama serves many models: its `model` is empty.
+    """
 
     name: str
     model: str
@@ -72,7 +82,7 @@ class StartServer:
     @property
     def title(self) -> str:
         """What a person reads in the plan."""
-        return f"serve {self.spec.model} on 127.0.0.1:{self.spec.port}"
+        return f"serve {self.spec.model or 'Ollama'} on 127.0.0.1:{self.spec.port}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +109,8 @@ class MeasureSpeed:
     port: int
     context: int
     reason: str
+    tag: str = ""
+    embedding: bool = False
 
     @property
     def title(self) -> str:
@@ -106,4 +118,39 @@ class MeasureSpeed:
         return f"measure the speed of {self.model}"
 
 
-Step = InstallRuntime | PutBlob | StartServer | StopServer | MeasureSpeed
+@dataclass(frozen=True, slots=True)
+class CreateModel:
+    """Make a model in an Ollama of a GGUF's bytes, under a name that says which bytes. `size` in bytes;
+    `parameters` are Ollama's, fixed when the model is made."""
+
+    model: str
+    tag: str
+    sha256: str
+    size: int
+    port: int
+    parameters: Mapping[str, int]
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """What a person reads in the plan."""
+        said = ", ".join(f"{key} {value}" for key, value in self.parameters.items())
+        return f"create {self.tag} in Ollama ({self.size / 1e6:,.1f} MB{', ' if said else ''}{said})"
+
+
+@dataclass(frozen=True, slots=True)
+class PullModel:
+    """Have an Ollama fetch a model from its registry."""
+
+    model: str
+    tag: str
+    port: int
+    reason: str
+
+    @property
+    def title(self) -> str:
+        """What a person reads in the plan."""
+        return f"pull {self.tag} into Ollama"
+
+
+Step = InstallRuntime | PutBlob | StartServer | StopServer | MeasureSpeed | CreateModel | PullModel

@@ -43,7 +43,7 @@ def test_the_example_is_the_three_hosts_of_the_readme():
     assert placement_ports(worlock) == (8090, 8091)
     assert spinoza.limits.memory == 12 * 2**30
     assert spinoza.energy == Energy(price=0.30, currency="EUR", idle_watts=12, load_watts=55)
-    assert calisota.models == (Placement("large", context=8192, parallel=4),)
+    assert calisota.models == (Placement("large", context=8192, parallel=4, runtime="llamacpp"),)
     assert inventory.models["small"].quality["complex"] == 0.3
 
 

@@ -60,10 +60,11 @@ def report_text(stopped: Sequence[Stopped]) -> str:
 def _said(entry: Stopped) -> str:
     if entry.error:
         return "FAILED"
-    return f"stopped {', '.join(entry.servers)}" if entry.servers else "nothing was running"
+    said = f"stopped {', '.join(entry.servers)}" if entry.servers else "nothing was running"
+    return f"{said}; {entry.left}" if entry.left else said
 
 
 def _record(entry: Stopped) -> dict[str, object]:
-    return {"host": entry.host, "servers": list(entry.servers), "seconds": round(entry.seconds, 3),
+    return {"host": entry.host, "servers": list(entry.servers), "seconds": round(entry.seconds, 3), "left": entry.left,
             "error": entry.error.message if entry.error else None,
             "hint": entry.error.hint if entry.error else None}

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from swarmctl.verbs.status import HostStatus, ServerStatus
 
 COLOURS = {"ready": "green", "idle": "dim", "stopped": "yellow", "loading": "yellow", "degraded": "red",
-           "unreachable": "red"}
+           "unreachable": "red", "off": "dim", "cordoned": "yellow", "draining": "yellow"}
 
 
 def status(
@@ -30,7 +30,7 @@ def status(
     """Show every host and model server, and whether it generates.
 
     A server is ready when it generated a token just now; a port that is open proves nothing. Exits with 3
-    when a host cannot be reached or a server does not generate.
+    when a host cannot be reached or a server does not generate; an intermittent host may be off.
     """
     context: Context = ctx.obj
     if watch and not as_json:
@@ -89,10 +89,12 @@ def _server_cells(server: ServerStatus | None) -> tuple[str, ...]:
         return ("-", "-", "", "", "")
     token = f"{server.seconds * 1000:.0f} ms" if server.seconds is not None else ""
     busy = f"{server.busy}/{server.slots}" if server.busy is not None else ""
-    speed = f"{server.decode_speed:.0f}" if server.decode_speed else ""
+    rate = server.prefill_speed if server.embedding else server.decode_speed
+    speed = f"{rate:.0f}" if rate else ""
+    name = f"{server.model} (vectors)" if server.embedding else server.model
     colour = COLOURS.get(server.state, "")
     again = f", {server.restarts} restarts" if server.restarts else ""
-    return (server.model, f"[{colour}]{server.state}[/]{again}", token, busy, speed)
+    return (name, f"[{colour}]{server.state}[/]{again}", token, busy, speed)
 
 
 def _size_cells(row: HostStatus, number: int) -> tuple[str, str]:

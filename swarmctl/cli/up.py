@@ -79,7 +79,9 @@ def plan_text(plans: Sequence[HostReport]) -> str:
             lines.append(f"{report.host}: cannot be planned: {report.error.message}")
             lines += [f"    {line}" for line in (report.error.hint or "").splitlines()]
             continue
-        lines.append(f"{report.host}: {_steps(len(report.steps)) if report.steps else 'nothing to do'}")
+        todo = "off" if report.state == "off" else "nothing to do"
+        lines.append(f"{report.host}: {_steps(len(report.steps)) if report.steps else todo}")
+        lines += [f"  note: {note}" for note in report.notes]
         for number, step in enumerate(report.steps, 1):
             lines += [f"  {number}. {step.title}", f"     because {step.reason}"]
     return "\n".join(lines)
@@ -102,7 +104,7 @@ def as_record(report: HostReport) -> dict[str, Any]:
     """A host's report as JSON."""
     steps = [{"kind": type(step).__name__, "title": step.title, **asdict(step)} for step in report.steps]
     return {"host": report.host, "state": report.state, "seconds": round(report.seconds, 3), "steps": steps,
-            "error": report.error.message if report.error else None,
+            "notes": list(report.notes), "error": report.error.message if report.error else None,
             "hint": report.error.hint if report.error else None}
 
 

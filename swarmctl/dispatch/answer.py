@@ -83,7 +83,8 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
             if isinstance(exc, RequestRejected) and not isinstance(exc, ContextExceeded):
                 raise
             if isinstance(exc, RemoteError):
-                mark_down(swarm.paths, price.candidate.host, exc.message, clock())
+                mark_down(swarm.paths, price.candidate.host, exc.message, clock(),
+                          verify=swarm.host(price.candidate.host).intermittent)
             attempts.append(Attempt(price.candidate.host, price.candidate.model, _why(exc), run.tokens))
             following = route.prices[number + 1] if number + 1 < len(route.prices) else None
             sink.failed(attempts[-1], following)

@@ -42,6 +42,14 @@ def read_habits(paths: Paths, host: str, served: Served) -> Habits:
         return measured
 
 
+def last_used(paths: Paths, host: str, server: str) -> float | None:
+    """When a server last answered a question of ours, in seconds since 1970; None where it never did."""
+    try:
+        return _file(paths, host, server).stat().st_mtime
+    except OSError:
+        return None
+
+
 def learn(paths: Paths, host: str, server: str, digest: str, before: Habits, *, category: Category,
           characters: int,
           finish: str, timings: Timings) -> Habits:

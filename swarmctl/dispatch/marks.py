@@ -21,25 +21,32 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE = 30.0
 LONGEST_PAUSE = 600.0
+#: A host that is only there at times is looked for often: its owner has just switched it on.
+INTERMITTENT_PAUSE = 60.0
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """A host that did not answer. Times are seconds since 1970; `failures` counts them in a row."""
+    """A host that did not answer. Times are seconds since 1970; `failures` counts them in a row.
+
+    With `verify` (an intermittent host) the end of the pause is not enough: it must generate a token first.
+    """
 
     host: str
     why: str
     since: float
     until: float
     failures: int
+    verify: bool = False
 
 
-def mark_down(paths: Paths, host: str, why: str, now: float) -> Mark:
-    """Leave a host alone for a while: 30 s, doubling with each failure in a row up to 10 minutes."""
+def mark_down(paths: Paths, host: str, why: str, now: float, *, verify: bool = False) -> Mark:
+    """Leave a host alone for a while: 30 s, doubling with each failure in a row up to 10 minutes; always 60 s
+    with `verify`."""
     before = read_mark(paths, host)
     failures = before.failures + 1 if before else 1
-    pause = min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 10))
-    mark = Mark(host, why, before.since if before else now, now + pause, failures)
+    pause = INTERMITTENT_PAUSE if verify else min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 10))
+    mark = Mark(host, why, before.since if before else now, now + pause, failures, verify)
     write_whole(_file(paths, host), json.dumps(asdict(mark)))
     return mark
 

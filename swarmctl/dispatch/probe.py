@@ -2,7 +2,8 @@
 
 Only those that the price puts in front are asked, all at once, each for a bounded time. A ping is answered
 beside the model's work, so silence there means the host or its tunnel hangs; the slots may be slow to come
-while a long prompt is read, and then the server counts as busy, not as gone.
+while a long prompt is read, and then the server counts as busy, not as gone. An intermittent host
+that was away, or whose tunnel is cold, is verified first (see verify).
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.marks import mark_down, read_mark
+from swarmctl.dispatch.verify import Verification
 from swarmctl.errors import ServerUnavailable
+from swarmctl.fleet.standing import read_aside
 from swarmctl.routing.cost import Route, Standing, choose
 from swarmctl.runtimes.http import TunnelDown
 from swarmctl.runtimes.named import runtime
@@ -36,9 +39,7 @@ def route(swarm: Swarm, question: Question, candidates: Sequence[Candidate], now
     """Price the candidates, look at how the best ones stand, and price again until the first is one that was
     looked at. `holder` is the (host, model) that holds `cached_characters` of this conversation in its
     cache."""
-    standing = {_key(c): _from_marks(swarm, c, now) for c in candidates}
-    if all(s.out for s in standing.values()):
-        standing = {key: Standing() for key in standing}
+    standing = _known(swarm, candidates, now)
     for candidate in candidates:
         if holder == (candidate.host, candidate.model):
             held = standing[_key(candidate)]
@@ -52,6 +53,32 @@ def route(swarm: Swarm, question: Question, candidates: Sequence[Candidate], now
         for key, seen in look(swarm, front, now).items():
             looked.add(key)
             standing[key] = replace(seen, cached_characters=standing[key].cached_characters)
+
+
+def _known(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> dict[Key, Standing]:
+    """How the candidates stand by what was written down. Marks are ignored where they leave nobody; what an
+    admin set aside stays out, and so does an intermittent host that has not shown that it is well."""
+    aside = {host: word.why for host in {c.host for c in candidates}
+             if (word := read_aside(swarm.paths, host))}
+    found = {_key(c): Standing(out=aside[c.host]) for c in candidates if c.host in aside}
+    left = [c for c in candidates if c.host not in aside]
+    marked = {_key(c): _from_marks(swarm, c, now) for c in left}
+    back = _returning(swarm, left, now, all(s.out for s in marked.values()))
+    if all(c.host in back or marked[_key(c)].out for c in left):
+        well = [host for host in back if back[host].wait()]
+        marked = marked if well else {_key(c): Standing() for c in left}
+    return {**found, **marked, **{_key(c): Standing(out=back[c.host].why) for c in left if c.host in back}}
+
+
+def _returning(swarm: Swarm, candidates: Sequence[Candidate], now: float,
+               nobody: bool) -> dict[str, Verification]:
+    """The intermittent hosts to be verified now: their pause is over, or there is nobody else."""
+    found = {}
+    for host in dict.fromkeys(c.host for c in candidates):
+        mark = read_mark(swarm.paths, host)
+        if mark and mark.verify and (nobody or mark.until <= now):
+            found[host] = Verification(swarm, tuple(c for c in candidates if c.host == host), now)
+    return found
 
 
 def look(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> dict[Key, Standing]:
@@ -76,10 +103,14 @@ def _look(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
         loaded = runtime(candidate.runtime).ping(endpoint, timeout=HEALTH_TIMEOUT)
     except TunnelDown:
         # A cold tunnel is no fault; a local server that does not listen is.
+        if endpoint.socket and swarm.host(candidate.host).intermittent:
+            verified = Verification(swarm, (candidate,), now)
+            return Standing() if verified.wait() else Standing(out=verified.why)
         return Standing(warm=False) if endpoint.socket else Standing(out="no server listens there")
     except ServerUnavailable as exc:
         if "no answer within" in str(exc):
-            mark_down(swarm.paths, candidate.host, str(exc), now)
+            mark_down(swarm.paths, candidate.host, str(exc), now,
+                      verify=swarm.host(candidate.host).intermittent)
         return Standing(out=str(exc))
     if not loaded:
         return Standing(loaded=False)

@@ -10,6 +10,7 @@ from swarmctl.dispatch.probe import route
 from swarmctl.dispatch.record import record
 from swarmctl.errors import NoCandidate, ServerUnavailable, UsageError
 from swarmctl.exchange import ChatRequest, Message
+from swarmctl.fleet.standing import read_aside
 from swarmctl.ledger.terminal import Last, remember
 from swarmctl.routing.category import Categorised, categorise
 from swarmctl.routing.cost import Question
@@ -119,9 +120,13 @@ def _messages(asked: Asked) -> tuple[Message, ...]:
 
 
 def _eligible(swarm: Swarm, asked: Asked) -> Sequence[Candidate]:
-    """The candidates that -m and -H leave. Raises UsageError for a name that nobody serves."""
+    """The candidates that -m and -H leave. Raises UsageError for a name that nobody serves, and for a
+    host that was asked for by name and is set aside."""
     found = [c for c in swarm.candidates
              if asked.host in (None, c.host) and asked.model in (None, c.model)]
+    if asked.host and found and (aside := read_aside(swarm.paths, asked.host)):
+        raise UsageError(f"it is {aside.state}", host=asked.host,
+                         hint=f"`swarmctl uncordon {asked.host}` lets it have questions again")
     if found:
         return found
     if not swarm.candidates:

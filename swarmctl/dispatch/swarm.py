@@ -42,11 +42,11 @@ class Swarm:
     def endpoint(self, candidate: Candidate) -> Endpoint:
         """Where a candidate's HTTP is; the tunnel behind it may be cold."""
         if self.host(candidate.host).ssh == "local":
-            return Endpoint(port=candidate.port, model=candidate.model)
+            return Endpoint(port=candidate.port, model=candidate.tag or candidate.model)
         from swarmctl.fleet.tunnels import socket_path
 
         near = socket_path(self.paths, candidate.host, candidate.port)
-        return Endpoint(socket=str(near), model=candidate.model)
+        return Endpoint(socket=str(near), model=candidate.tag or candidate.model)
 
     def open(self, candidate: Candidate) -> None:
         """Warm the tunnel to a candidate. Raises RemoteError."""
@@ -89,7 +89,8 @@ def _candidates(paths: Paths, fleet: Fleet) -> Iterator[Candidate]:
     known = scores(paths)
     for entry in fleet.hosts:
         for served in entry.served:
-            yield _candidate(paths, entry, served, known)
+            if not served.embedding:
+                yield _candidate(paths, entry, served, known)
 
 
 def _candidate(paths: Paths, entry: HostEntry, served: Served,
@@ -103,7 +104,7 @@ def _candidate(paths: Paths, entry: HostEntry, served: Served,
         load_seconds=served.load_seconds, idle_watts=entry.idle_watts, load_watts=entry.load_watts,
         energy_price=entry.energy_price, prior=served.quality,
         good={category: pair[0] for category, pair in rated.items()},
-        bad={category: pair[1] for category, pair in rated.items()},
+        bad={category: pair[1] for category, pair in rated.items()}, tag=served.tag,
     )
 
 

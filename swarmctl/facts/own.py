@@ -7,7 +7,7 @@ import re
 from math import isfinite
 from typing import TYPE_CHECKING
 
-from swarmctl.facts.sections import number
+from swarmctl.facts.sections import number, pairs
 from swarmctl.facts.seen import BlobSeen, RuntimeSeen, ServerSeen, Speed
 
 if TYPE_CHECKING:
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def runtimes_seen(sections: Sections) -> tuple[RuntimeSeen, ...]:
-    """Complete builds under data_dir/runtimes/llamacpp/."""
+    """Complete builds under data_dir/runtimes/llamacpp/ and data_dir/runtimes/ollama/."""
     paths = [line.partition(" ")[2] for line in sections.get("runtimes", ()) if line.startswith("runtime /")]
-    return tuple(RuntimeSeen("llamacpp", path.rpartition("/")[2], path) for path in paths)
+    return tuple(RuntimeSeen(path.split("/")[-2], path.split("/")[-1], path) for path in paths
+                 if path.split("/")[-2] in ("llamacpp", "ollama"))
 
 
 def blobs_seen(sections: Sections) -> tuple[BlobSeen, ...]:
@@ -44,6 +45,24 @@ def servers_seen(sections: Sections, data_dir: str) -> tuple[ServerSeen, ...]:
     return tuple(_server(group, data_dir.rstrip("/")) for group in groups if group["name"])
 
 
+def manifests_seen(sections: Sections) -> tuple[str, ...]:
+    """Names of the models in swarmctl's own Ollama, from its manifests: registry/namespace/model/tag."""
+    found = []
+    for line in sections.get("manifests", ()):
+        parts = line.strip().removeprefix("./").split("/")
+        if len(parts) == 4 and all(parts):
+            shown = [part for part, usual in zip(parts, ("registry.ollama.ai", "library"), strict=False)
+                     if part != usual or parts[0] != "registry.ollama.ai"]
+            found.append("/".join((*shown, f"{parts[2]}:{parts[3]}")))
+    return tuple(sorted(found))
+
+
+def speeds_seen(sections: Sections) -> dict[str, Speed]:
+    """Speeds under data_dir/ollama/, by the part of the file's name that stands for the model."""
+    found = {name.removesuffix(".json"): read_speed(text) for name, text in pairs(sections, "speeds").items()}
+    return {name: speed for name, speed in found.items() if speed is not None}
+
+
 def _server(group: dict[str, str], data_dir: str) -> ServerSeen:
     folder = f"{data_dir}/servers/{group['name']}"
     supervisor, _, arguments = _process(group.get("supervisor.pid", ""))
@@ -56,7 +75,7 @@ def _server(group: dict[str, str], data_dir: str) -> ServerSeen:
         name=group["name"], spec=group.get("digest", ""), supervisor=supervisor, pid=pid,
         restarts=number(group.get("restarts", "")) or 0,
         mode="systemd" if group.get("mode") == "systemd" else "own",
-        speed=_speed(group.get("speed.json", "")))
+        speed=read_speed(group.get("speed.json", "")))
 
 
 def _process(text: str) -> tuple[int | None, int | None, str]:
@@ -71,7 +90,8 @@ def _mentions(arguments: str, folder: str) -> bool:
     return re.search(re.escape(folder) + r"(?=[/\s'\"]|$)", arguments) is not None
 
 
-def _speed(text: str) -> Speed | None:
+def read_speed(text: str) -> Speed | None:
+    """A line of speed.json; None where it is none."""
     try:
         raw = json.loads(text)
         values = {key: float(raw[key]) for key in ("prefill", "decode", "overhead", "load") if key in raw}

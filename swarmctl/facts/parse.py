@@ -10,7 +10,8 @@ from swarmctl.errors import SwarmError
 from swarmctl.facts.disks import data_disk, real_disks
 from swarmctl.facts.gpus import gpus_seen
 from swarmctl.facts.listeners import listeners_seen
-from swarmctl.facts.own import blobs_seen, runtimes_seen, servers_seen
+from swarmctl.facts.ollama import ollamas_seen
+from swarmctl.facts.own import blobs_seen, manifests_seen, runtimes_seen, servers_seen, speeds_seen
 from swarmctl.facts.processor import cpu_seen, memory_seen
 from swarmctl.facts.seen import Facts
 
@@ -51,6 +52,8 @@ def _facts(sections: Sections) -> Facts:
     gpus, problems = gpus_seen(sections, cpu.model, memory.total)
     disk, disk_problems = data_disk(sections, host["data_dir"])
     tools, paths = _tools(sections)
+    listeners = listeners_seen(sections, host["user"], host["uid"])
+    servers = servers_seen(sections, host["data_dir"])
     return Facts(
         hostname=host.get("hostname", ""), system=host["system"], release=host.get("release", ""),
         machine=host["machine"], user=host["user"], uid=number(host["uid"]) or 0, home=host["home"],
@@ -58,9 +61,10 @@ def _facts(sections: Sections) -> Facts:
         swap_used=memory.swap_used, disk=disk, os_name=_os_name(sections), libc=_libc(sections),
         clock=float(number(host.get("clock", "")) or 0), uptime=_uptime(host),
         disks=real_disks(sections, host["home"]), gpus=gpus, tools=tools, tool_paths=paths,
-        listeners=listeners_seen(sections, host["user"], host["uid"]), runtimes=runtimes_seen(sections),
-        blobs=blobs_seen(sections), servers=servers_seen(sections, host["data_dir"]),
-        ollama=tools.get("ollama"), systemd_user=_systemd_user(sections),
+        listeners=listeners, runtimes=runtimes_seen(sections), blobs=blobs_seen(sections), servers=servers,
+        ollama=tools.get("ollama"), ollamas=ollamas_seen(sections, servers, listeners),
+        ollama_kept=manifests_seen(sections), ollama_speeds=speeds_seen(sections),
+        systemd_user=_systemd_user(sections),
         problems=(*problems, *disk_problems),
     )
 

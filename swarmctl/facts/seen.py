@@ -68,7 +68,8 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class RuntimeSeen:
-    """An installed runtime build: its key is the folder name under data_dir/runtimes/llamacpp/."""
+    """An installed runtime build: `name` is llamacpp or ollama, its key the folder name under
+    data_dir/runtimes/<name>/."""
 
     name: str
     key: str
@@ -115,10 +116,47 @@ class ServerSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class OllamaModel:
+    """A model an Ollama has. `size` is bytes on disk; `digest` that of its manifest."""
+
+    name: str
+    digest: str
+    size: int
+    quantisation: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaLoaded:
+    """A model an Ollama holds in memory, and how many of its bytes lie on a GPU."""
+
+    name: str
+    size: int
+    size_vram: int
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaSeen:
+    """An Ollama that answers on a port of the host. `mode` is how it runs: `own` (under our supervisor),
+    `systemd`, `docker`, `app` (the one of macOS) or `process`. `exposed` beyond loopback. pid and user where
+    visible."""
+
+    port: int
+    version: str
+    mode: str = "process"
+    pid: int | None = None
+    user: str | None = None
+    exposed: bool = False
+    models: tuple[OllamaModel, ...] = ()
+    loaded: tuple[OllamaLoaded, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Facts:
     """Everything one survey learned of one host. `data_dir` is absolute, with ~ expanded on the host.
 
     `tools` maps a tool to its version (empty where it was not asked) and `tool_paths` to where it lies.
+    `ollama_kept` names the models of swarmctl's own Ollama, running or not; `ollama_speeds` maps a model's
+    name in Ollama, as file names have it, to what `up` measured.
     """
 
     hostname: str
@@ -147,5 +185,8 @@ class Facts:
     blobs: tuple[BlobSeen, ...] = ()
     servers: tuple[ServerSeen, ...] = ()
     ollama: str | None = None
+    ollamas: tuple[OllamaSeen, ...] = ()
+    ollama_kept: tuple[str, ...] = ()
+    ollama_speeds: Mapping[str, Speed] = field(default_factory=dict)
     systemd_user: bool = False
     problems: tuple[str, ...] = ()

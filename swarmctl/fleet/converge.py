@@ -15,19 +15,31 @@ from swarmctl.errors import ServerError, ServerUnavailable, SwarmError
 from swarmctl.fleet.host_shell import on_host, script
 from swarmctl.fleet.install import BUILD_LIMIT, install_runtime, require_space, transfer_time
 from swarmctl.fleet.locks import HostLock
-from swarmctl.fleet.measure import load_limit, measure, wait_ready
+from swarmctl.fleet.measure import load_limit, measure, measure_embedding, wait_ready
+from swarmctl.fleet.ollama_install import install_ollama
+from swarmctl.fleet.ollama_steps import create_model, measure_model, pull_model, wait_answering
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.tunnels import open_tunnel
 from swarmctl.runtimes.base import Endpoint
+from swarmctl.runtimes.ollama_models import SILENCE
 from swarmctl.runtimes.supervision import archive, server_files, unit_name
-from swarmctl.steps import InstallRuntime, MeasureSpeed, PutBlob, StartServer, Step, StopServer
+from swarmctl.steps import (
+    CreateModel,
+    InstallRuntime,
+    MeasureSpeed,
+    PullModel,
+    PutBlob,
+    StartServer,
+    Step,
+    StopServer,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from swarmctl.facts import Facts
+    from swarmctl.facts import Facts, Speed
     from swarmctl.fleet.progress import Event
-    from swarmctl.fleet.shell import Remote
+    from swarmctl.fleet.shell import Remote, ShellRemote
     from swarmctl.fleet.store import Store
     from swarmctl.paths import Paths
     from swarmctl.runtimes.base import Want
@@ -42,6 +54,11 @@ def no_siblings(_key: str) -> Iterable[tuple[Remote, str]]:
     return ()
 
 
+def no_holders(_version: str, _platform: str) -> Iterable[tuple[Remote, str, str]]:
+    """No other host to take an Ollama from."""
+    return ()
+
+
 @dataclass(slots=True)
 class Supply:
     """What applying draws on: this machine's folders and store, and the other hosts' builds."""
@@ -50,6 +67,8 @@ class Supply:
     store: Store
     ssh_config: str | None = None
     siblings: Callable[[str], Iterable[tuple[Remote, str]]] = no_siblings
+    #: version and platform → hosts with that Ollama: data_dir, and the binary's path there
+    holders: Callable[[str, str], Iterable[tuple[Remote, str, str]]] = no_holders
     #: server → seconds from its start to its first token, noted by StartServer for MeasureSpeed
     loads: dict[tuple[str, str], float] = field(default_factory=dict)
 
@@ -58,14 +77,14 @@ class Supply:
 class Work:
     """All that applying one step needs."""
 
-    remote: Remote
+    remote: ShellRemote
     want: Want
     seen: Facts
     supply: Supply
     tell: Teller
 
 
-def converge(remote: Remote, want: Want, seen: Facts, plan: Sequence[Step], supply: Supply,
+def converge(remote: ShellRemote, want: Want, seen: Facts, plan: Sequence[Step], supply: Supply,
              tell: Callable[[Event], None]) -> None:
     """Apply the steps in order, holding the host's lock. Raises the first SwarmError; LockBusy before any."""
     if not plan:
@@ -90,6 +109,8 @@ def converge(remote: Remote, want: Want, seen: Facts, plan: Sequence[Step], supp
 def apply(work: Work, step: Step) -> None:
     """Apply one step."""
     match step:
+        case InstallRuntime(runtime="ollama"):
+            install_ollama(work.remote, step, work.seen, work.supply.store, work.supply.holders, work.tell)
         case InstallRuntime():
             install_runtime(work.remote, step, work.seen, work.want.host.limits, work.supply.store,
                             work.supply.siblings, work.tell)
@@ -99,8 +120,18 @@ def apply(work: Work, step: Step) -> None:
             start_server(work, step)
         case StopServer():
             stop_server(work, step)
+        case MeasureSpeed() if step.tag:
+            speed = measure_model(work.remote, work.seen.data_dir, _ollama(work, step.port), step,
+                                  _size(work.want, step.model))
+            work.tell(f"prefill {speed.prefill:,.0f}, decode {speed.decode:,.0f} tokens/s")
         case MeasureSpeed():
             measure_speed(work, step)
+        case CreateModel():
+            there = any(blob.sha256 == step.sha256 and blob.size == step.size for blob in work.seen.blobs)
+            create_model(work.remote, work.want, work.seen.data_dir, _ollama(work, step.port), step,
+                         blob_there=there and "curl" in work.seen.tools, tell=work.tell)
+        case PullModel():
+            pull_model(work.remote, work.seen.data_dir, _ollama(work, step.port), step, work.tell)
 
 
 def put_blob(work: Work, step: PutBlob) -> None:
@@ -112,12 +143,16 @@ def put_blob(work: Work, step: PutBlob) -> None:
 
 
 def start_server(work: Work, step: StartServer) -> None:
-    """Replace the server's folder, start it, and wait until it generates a token."""
+    """Replace the server's folder, start it, and wait until it generates a token; an Ollama, which has no
+    model yet, until it answers."""
     spec, data_dir = step.spec, work.seen.data_dir
     files = server_files(spec, data_dir, script("supervise.sh"), work.want.host.limits.memory)
     work.tell("starting")
     on_host(work.remote, "start", data_dir, spec.name, spec.mode, unit_name(spec.name, data_dir),
             payload=archive(files), timeout=STOP_LIMIT)
+    if not spec.model:
+        _wait_ollama(work, spec.name, spec.port)
+        return
     work.tell("loading the model")
     work.supply.loads[work.remote.host, spec.name] = _wait(work, spec.name, spec.model, spec.port)
 
@@ -131,17 +166,25 @@ def stop_server(work: Work, step: StopServer) -> None:
 
 def measure_speed(work: Work, step: MeasureSpeed) -> None:
     """Time the server and keep the result beside it on the host."""
-    work.tell("a short prefill and decode")
+    embeds = work.want.embeds(step.model)
+    work.tell("a batch of texts" if embeds else "a short prefill and decode")
     waited = _wait(work, step.server, step.model, step.port)
     load = work.supply.loads.get((work.remote.host, step.server), waited)
     try:
-        speed = measure(endpoint_of(work.want, step.port, work.supply), context=step.context,
-                        load=round(load, 3))
+        speed = _measured(work, step, round(load, 3))
     except ServerError as exc:
         raise type(exc)(exc.message, host=work.remote.host, hint=_logs_hint(work, step.server)) from exc
     on_host(work.remote, "speed", work.seen.data_dir, step.server,
             payload=json.dumps(asdict(speed)).encode() + b"\n")
-    work.tell(f"prefill {speed.prefill:,.0f}, decode {speed.decode:,.0f} tokens/s")
+    decode = "" if embeds else f", decode {speed.decode:,.0f}"
+    work.tell(f"prefill {speed.prefill:,.0f}{decode} tokens/s")
+
+
+def _measured(work: Work, step: MeasureSpeed, load: float) -> Speed:
+    endpoint = endpoint_of(work.want, step.port, work.supply)
+    if work.want.embeds(step.model):
+        return measure_embedding("llamacpp", endpoint, context=step.context, load=load)
+    return measure(endpoint, context=step.context, load=load)
 
 
 def endpoint_of(want: Want, port: int, supply: Supply) -> Endpoint:
@@ -154,21 +197,44 @@ def endpoint_of(want: Want, port: int, supply: Supply) -> Endpoint:
     return Endpoint(socket=str(found[port]))
 
 
+def _ollama(work: Work, port: int) -> Endpoint:
+    return endpoint_of(work.want, port, work.supply)
+
+
+def _size(want: Want, model: str) -> int:
+    """Bytes of a model; of one that Ollama pulled a guess that is large enough."""
+    return want.models[model].size if model in want.models else 20 << 30
+
+
+def _wait_ollama(work: Work, server: str, port: int) -> None:
+    try:
+        wait_answering(lambda: _ollama(work, port), lambda: _still_alive(work, server))
+    except ServerUnavailable as exc:
+        raise _with_log(work, server, exc) from exc
+
+
+def _still_alive(work: Work, server: str) -> None:
+    said = on_host(work.remote, "state", work.seen.data_dir, server, "0")
+    restarts = said.partition("\n")[0]
+    if restarts.isdigit() and int(restarts) >= TOO_OFTEN:
+        raise ServerUnavailable("it ends as soon as it starts")
+
+
+def _with_log(work: Work, server: str, exc: ServerUnavailable) -> ServerUnavailable:
+    tail = on_host(work.remote, "log", work.seen.data_dir, server, "10").rstrip()
+    return ServerUnavailable(f"server {server}: {exc.message}; its log ends with\n{tail}",
+                             host=work.remote.host, hint=_logs_hint(work, server))
+
+
 def _wait(work: Work, server: str, model: str, port: int) -> float:
     """Wait for a token; an error comes with the end of the server's log."""
-    def still_alive() -> None:
-        said = on_host(work.remote, "state", work.seen.data_dir, server, "0")
-        restarts = said.partition("\n")[0]
-        if restarts.isdigit() and int(restarts) >= TOO_OFTEN:
-            raise ServerUnavailable("it ends as soon as it starts")
-
     try:
         return wait_ready(lambda: endpoint_of(work.want, port, work.supply),
-                          limit=load_limit(work.want.models[model].size), still_alive=still_alive)
+                          limit=load_limit(work.want.models[model].size),
+                          still_alive=lambda: _still_alive(work, server),
+                          embedding=work.want.embeds(model))
     except ServerUnavailable as exc:
-        tail = on_host(work.remote, "log", work.seen.data_dir, server, "10").rstrip()
-        raise ServerUnavailable(f"server {server}: {exc.message}; its log ends with\n{tail}",
-                                host=work.remote.host, hint=_logs_hint(work, server)) from exc
+        raise _with_log(work, server, exc) from exc
 
 
 def _limit(step: Step, want: Want) -> float:
@@ -179,7 +245,11 @@ def _limit(step: Step, want: Want) -> float:
         case PutBlob():
             return transfer_time(step.size)
         case StartServer():
-            return load_limit(want.models[step.spec.model].size) + STOP_LIMIT
+            return load_limit(_size(want, step.spec.model)) + STOP_LIMIT
+        case CreateModel():
+            return transfer_time(step.size) + SILENCE
+        case PullModel():
+            return BUILD_LIMIT
         case _:
             return 600.0
 

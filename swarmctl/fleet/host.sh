@@ -14,7 +14,8 @@ free() { # bytes free at DATA_DIR, or at the nearest folder above it that exists
 }
 
 prepare() {
-    mkdir -p "$data/blobs" "$data/servers" "$data/runtimes/llamacpp" "$data/incoming" || return 1
+    mkdir -p "$data/blobs" "$data/servers" "$data/runtimes/llamacpp" "$data/runtimes/ollama" "$data/ollama" \
+        "$data/incoming" || return 1
     find "$data/incoming" -type f -mtime +7 -exec rm -f {} + # left by runs that were killed
 }
 
@@ -83,6 +84,51 @@ unpacked() { # KEY: the copy made by pack has been fetched
     rm -f "$data/outgoing/$1.tar.gz"
 }
 
+install_ollama() { # VERSION ARCHIVE: unpack incoming/ARCHIVE, see that it is that release and runs, then name it
+    prepare || exit 1
+    archive=$data/incoming/$2
+    part=$data/runtimes/ollama/.part-$1
+    rm -rf "$part"
+    trap 'rm -rf "$part"' EXIT
+    mkdir -p "$part" || exit 1
+    case $2 in
+        *.zst)
+            command -v zstd >/dev/null || {
+                echo "zstd (to unpack $2)" >&2
+                exit 4
+            }
+            zstd -dcq "$archive" | tar -xf - -C "$part" || exit 1
+            ;;
+        *) tar -xzf "$archive" -C "$part" || exit 1 ;;
+    esac
+    mkdir -p "$part/home"
+    said=$(HOME=$part/home OLLAMA_HOST=127.0.0.1:1 "$part/bin/ollama" --version 2>&1) || {
+        echo "$said" | tail -n 3 >&2
+        exit 5
+    }
+    rm -rf "$part/home"
+    found=$(echo "$said" | sed -n 's/.*version is //p' | tail -n 1)
+    if [ "$found" != "$1" ]; then
+        echo "$2 holds release $found and not $1; say the one you mean in the inventory's ollama.version" >&2
+        exit 1
+    fi
+    : >"$part/.complete"
+    old=$data/runtimes/ollama/$1
+    if [ -e "$old" ]; then rm -rf "$old.old" && mv "$old" "$old.old"; fi
+    mv "$part" "$old" && rm -rf "$old.old" "$archive"
+}
+
+pack_ollama() { # KEY BINARY: make outgoing/KEY.tar.gz of an Ollama, wherever it is installed, and print its path
+    root=$(dirname "$(dirname "$(readlink -f "$2")")")
+    [ -x "$root/bin/ollama" ] && [ -d "$root/lib/ollama" ] || {
+        echo "$2 has no lib/ollama beside its bin" >&2
+        exit 1
+    }
+    mkdir -p "$data/outgoing"
+    to=$data/outgoing/$1.tar.gz
+    tar -czf "$to.$$" -C "$root" bin/ollama lib/ollama && mv "$to.$$" "$to" && echo "$to"
+}
+
 # --- building, detached from the connection; build.sh does the work
 
 build() { # PAYLOAD KEY JOBS SDIST SOURCE_FOLDER TARGETS FLAGS…: begin, unless it is under way; PAYLOAD is build.sh
@@ -138,6 +184,7 @@ start() { # PAYLOAD NAME MODE UNIT: put the folder that comes as a tar in place 
     [ ! -d "$folder" ] || halt "$1" "$(cat "$folder/mode" 2>/dev/null)" "$3"
     mkdir -p "$folder" || exit 1
     rm -f "$folder/speed.json" "$folder/digest"
+    if [ "$1" = ollama ]; then rm -f "$data/ollama"/speed-*.json; fi
     for file in run supervise.sh mode unit digest; do
         if [ -f "$new/$file" ]; then mv "$new/$file" "$folder/$file" || exit 1; fi
     done
@@ -210,6 +257,10 @@ detached() { # COMMAND…: outlives the connection, in a session of its own wher
 
 speed() { # PAYLOAD NAME: keep what was measured
     mv "$1" "$data/servers/$2/speed.json"
+}
+
+ollama_speed() { # PAYLOAD NAME: keep what was measured of a model in Ollama
+    prepare && mv "$1" "$data/ollama/speed-$2.json"
 }
 
 state() { # NAME LINES: how often the server was restarted, then the last lines of its log

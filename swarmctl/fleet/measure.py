@@ -1,4 +1,8 @@
-"""A server's readiness and speed, from one token and from two short requests with its own timings."""
+"""A server's readiness and speed, from one token and from two short requests with its own timings.
+
+An embedding server is ready when it embedded a word. It has no decode speed, and as it gives no timings its
+prefill speed is by this clock.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.errors import ServerError, ServerUnavailable
 from swarmctl.facts import Speed
 from swarmctl.runtimes.http import request
-from swarmctl.runtimes.llamacpp import LlamaCpp
+from swarmctl.runtimes.named import embedder, runtime
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,22 +26,27 @@ PATIENCE = 8.0
 LIMIT = 300.0
 SHORT = (24, 8)  # prompt and answer tokens of the first look
 LONG = (384, 48)
+#: texts in a batch that times an embedding server, and the words of each
+BATCH, WORDS = 8, 128
 
 
-def wait_ready(endpoint: Callable[[], Endpoint], *, limit: float, still_alive: Callable[[], None]) -> float:
-    """Wait until the server generates a token; the seconds it took. `still_alive` raises where it never will.
+def wait_ready(endpoint: Callable[[], Endpoint], *, limit: float, still_alive: Callable[[], None],
+               embedding: bool = False) -> float:
+    """Wait until the server generates a token, or embeds a word; the seconds it took. `still_alive` raises
+    where it never will.
 
     Raises ServerUnavailable past `limit` seconds.
     """
     began = time.monotonic()
     looked = began
     while True:
-        state = LlamaCpp().health(endpoint(), timeout=max(5.0, limit / 4))
+        state = runtime("llamacpp", embedding=embedding).health(endpoint(), timeout=max(5.0, limit / 4))
         waited = time.monotonic() - began
         if state.state == "ready":
             return waited
         if waited > limit:
-            raise ServerUnavailable(f"no token within {limit:.0f} s ({state.state}: {state.detail})")
+            what = "vector" if embedding else "token"
+            raise ServerUnavailable(f"no {what} within {limit:.0f} s ({state.state}: {state.detail})")
         if time.monotonic() - looked > 2:
             looked = time.monotonic()
             still_alive()
@@ -60,6 +69,25 @@ def measure(endpoint: Endpoint, *, context: int, load: float) -> Speed:
         found = [_timed(endpoint, *LONG, context) for _ in range(_rounds(expected))]
     return Speed(max(one.prefill for one in found), max(one.decode for one in found),
                  min(one.overhead for one in found), load)
+
+
+def measure_embedding(name: str, endpoint: Endpoint, *, context: int, load: float) -> Speed:
+    """Time an embedding server of that runtime: the tokens a second of a batch of texts, and the seconds that
+    one word takes. Raises ServerError.
+    """
+    server = embedder(name)
+
+    def timed(texts: list[str]) -> tuple[float, int]:
+        began = time.monotonic()
+        found = server.embed(endpoint, texts, connect_timeout=5.0, timeout=LIMIT)
+        return time.monotonic() - began, found.tokens
+
+    overhead = min(timed(["a"])[0] for _ in range(3))
+    text = " ".join(["a"] * max(1, min(WORDS, context // 2)))
+    seconds, tokens = timed([text])
+    if seconds * BATCH < PATIENCE:
+        seconds, tokens = min(timed([text] * BATCH) for _ in range(_rounds(seconds * BATCH)))
+    return Speed(round(tokens / max(seconds, 1e-6), 2), 0.0, round(overhead, 4), load)
 
 
 def _rounds(expected: float) -> int:

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Everything one survey asks of a host, in one POSIX sh script: dash, busybox, bash and the sh of macOS run it.
 #
-#   sh -s -- DATA_DIR PORT... < probe.sh
+#   sh -s -- DATA_DIR PORT... ollama=PORT... < probe.sh
 #
 # It prints sections, each begun by a line "@@NONCE name"; swarmctl/facts parses them and holds all judgement. It needs
 # no root, changes nothing, and always ends with status 0: what cannot be had is left out. The whole script is one
@@ -36,6 +36,7 @@ main() {
         tools
         listeners "$@"
         systemd
+        ollamas "$@"
     fi
     section end
 }
@@ -296,12 +297,60 @@ listeners() {
     fi
     section holders
     for port in 11434 "$@"; do
-        for pid in $(printf '%s\n' "$found" |
-            sed -n -e "s/.*[:.]$port .*pid=\([0-9][0-9]*\).*/\1/p" -e "s/.*:$port .* \([0-9][0-9]*\)\/.*/\1/p"); do
+        for pid in $(holder "${port#ollama=}"); do
             pair "holder $pid" "$(owner "$pid") $(arguments "$pid")"
         done
     done
     return 0
+}
+
+# holder PORT: pids of those who listen there, from what ss or netstat found.
+holder() {
+    printf '%s\n' "$found" |
+        sed -n -e "s/.*[:.]$1 .*pid=\([0-9][0-9]*\).*/\1/p" -e "s/.*:$1 .* \([0-9][0-9]*\)\/.*/\1/p"
+}
+
+# Every Ollama that answers on a port where one is expected, and how it runs. Asking loads nothing.
+ollamas() {
+    section ollama
+    asked=' '
+    for port in 11434 "$@"; do
+        case $port in ollama=*) port=${port#ollama=} ;; 11434) ;; *) continue ;; esac
+        case $asked in *" $port "*) continue ;; esac
+        asked="$asked$port "
+        version=$(http "$port" /api/version)
+        case $version in *'"version"'*) ;; *) continue ;; esac
+        echo "ollama $port"
+        pair version "$version"
+        pair tags "$(http "$port" /api/tags)"
+        pair ps "$(http "$port" /api/ps)"
+        for pid in $(holder "$port"); do
+            pair pid "$pid"
+            pair user "$(owner "$pid")"
+            pair arguments "$(arguments "$pid")"
+            if [ -r "/proc/$pid/cgroup" ] && ! cmp -s "/proc/$pid/cgroup" /proc/self/cgroup; then
+                pair cgroup "$(cat "/proc/$pid/cgroup")" # another container or unit than ours
+            fi
+            break
+        done
+        if have systemctl && [ -d /run/systemd/system ]; then
+            pair unit "$(limit 3 systemctl show -p MainPID -p ActiveState ollama.service 2>/dev/null)"
+        fi
+        have docker && pair docker "$(limit 3 docker ps --format '{{.Image}} {{.Ports}}' 2>/dev/null | grep ":$port->")"
+    done
+    return 0
+}
+
+# http PORT PATH: what answers there, within 2 s and 2 MB, by whichever client the host has.
+http() {
+    if have curl; then
+        curl -sf --noproxy '*' -m 2 "http://127.0.0.1:$1$2"
+    elif have wget; then
+        http_proxy='' limit 3 wget -q -O - -T 2 "http://127.0.0.1:$1$2"
+    elif have python3; then
+        limit 4 python3 -c 'import sys, urllib.request as u
+print(u.build_opener(u.ProxyHandler({})).open("http://127.0.0.1:%s%s" % tuple(sys.argv[1:]), timeout=2).read(2000000).decode())' "$1" "$2"
+    fi 2>/dev/null | head -c 2000000
 }
 
 owner() { stat -c %U "/proc/$1" 2>/dev/null || ps -o user= -p "$1" 2>/dev/null || echo -; }
@@ -339,11 +388,17 @@ systemd() {
 
 own() {
     section runtimes
-    for folder in "$data"/runtimes/llamacpp/*/; do
+    for folder in "$data"/runtimes/llamacpp/*/ "$data"/runtimes/ollama/*/; do
         [ -f "$folder.complete" ] && echo "runtime ${folder%/}"
     done
     section blobs
     [ -d "$data/blobs" ] && ls -ln "$data/blobs" 2>/dev/null
+    section manifests
+    [ -d "$data/ollama/models/manifests" ] && (cd "$data/ollama/models/manifests" && find . -type f | head -n 5000)
+    section speeds
+    for file in "$data"/ollama/speed-*.json; do
+        [ -f "$file" ] && pair "${file##*/speed-}" "$(first "$file")"
+    done
     section servers
     for folder in "$data"/servers/*/; do
         [ -d "$folder" ] && server "${folder%/}"

@@ -55,7 +55,7 @@ KEEPALIVE = 5  # seconds of silence before a keepalive; wire.DEAD_AFTER decides 
 PIECE = 1 << 18
 
 
-def connect(host: Host, paths: Paths, ssh_config: str | None = None) -> Remote:
+def connect(host: Host, paths: Paths, ssh_config: str | None = None) -> ShellRemote:
     """The remote for an inventory host. Nothing is reached before the first command."""
     if host.local:
         return LocalRemote(host.name)
@@ -256,6 +256,12 @@ class GatePolicy:
             @property
             def preferred_keys(self) -> tuple[str, ...]:
                 return policy._gate.algorithms(super().preferred_keys)
+
+            @property
+            def preferred_ciphers(self) -> tuple[str, ...]:
+                """AES-GCM first, as OpenSSH has it: one pass instead of a cipher and a MAC, half the CPU."""
+                known = super().preferred_ciphers
+                return tuple(sorted(known, key=lambda name: "gcm@" not in name))
 
             def _verify_key(self, host_key: bytes, sig: bytes) -> None:
                 super()._verify_key(host_key, sig)  # type: ignore[misc]  # in paramiko, not in its types

@@ -88,6 +88,10 @@ class ShellRemote:
         """Run to the end, whatever its status. `source` feeds stdin; `sink` sees each piece of stdout."""
         raise NotImplementedError
 
+    def close(self) -> None:
+        """See Remote.close."""
+        raise NotImplementedError
+
     def run(self, argv: Sequence[str], *, timeout: float, stdin: bytes | None = None, check: bool = True,
             on_line: Callable[[str], None] | None = None) -> Completed:
         """See Remote.run."""

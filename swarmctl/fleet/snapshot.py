@@ -22,7 +22,9 @@ SNAPSHOT_VERSION = 1
 @dataclass(frozen=True, slots=True)
 class Served:
     """One model served on one host. Speeds are tokens per second as `up` measured them; exchanges refine them
-    elsewhere. `overhead` is the seconds of a request that are neither prefill nor decode."""
+    elsewhere. `overhead` is the seconds of a request that are neither prefill nor decode. `tag` is the
+    server's own name for the model, where it is not `model`. An `embedding` model answers no questions, and
+    has no decode speed."""
 
     runtime: str
     server: str
@@ -40,11 +42,19 @@ class Served:
     overhead: float = 0.0
     load_seconds: float = 0.0
     quality: Mapping[str, float] = field(default_factory=dict)
+    tag: str = ""
+    embedding: bool = False
+
+    @property
+    def called(self) -> str:
+        """The name by which its server knows the model."""
+        return self.tag or self.model
 
 
 @dataclass(frozen=True, slots=True)
 class HostEntry:
-    """One host of the snapshot, with what reaching and pricing it needs."""
+    """One host of the snapshot, with what reaching and pricing it needs. `gpus` is how many GPUs worked when
+    `up` last looked; an `intermittent` host may be off without being at fault."""
 
     name: str
     ssh: str
@@ -56,6 +66,8 @@ class HostEntry:
     currency: str
     roles: tuple[str, ...]
     served: tuple[Served, ...]
+    intermittent: bool = False
+    gpus: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -97,10 +97,10 @@ class Store:
             yield Path(folder)
 
     @contextmanager
-    def claim(self, key: str, *, on_wait: Callable[[str], None]) -> Iterator[None]:
+    def claim(self, key: str, *, on_wait: Callable[[str], None], what: str = "llama.cpp") -> Iterator[None]:
         """Be the only one, in any process, that obtains the build of that key."""
         lock = self.root / "runtimes" / f".{key}.lock"
-        with local_lock(lock, f"llama.cpp {key}", wait=BUILD_LIMIT, on_wait=on_wait):
+        with local_lock(lock, f"{what} {key}", wait=BUILD_LIMIT, on_wait=on_wait):
             yield
 
     def sdist(self, note: Callable[[str], None]) -> Path:

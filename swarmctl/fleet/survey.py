@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from swarmctl.errors import SwarmError
 from swarmctl.facts import parse_facts
-from swarmctl.inventory import placement_ports
+from swarmctl.inventory import OLLAMA_PORT, OllamaWish, placement_ports
 
 if TYPE_CHECKING:
     from swarmctl.facts import Facts
@@ -22,9 +22,12 @@ def survey(remote: Remote, host: Host, *, timeout: float = SURVEY_TIMEOUT, glanc
     """Ask a host what it is and has. One `remote.run`; raises RemoteErrors, and SwarmError on an answer that
     is none.
 
-    A glance leaves out what only plans need: the system's name, libc, tools, listeners, systemd.
+    A glance leaves out what only plans need: the system's name, libc, tools, listeners, systemd, Ollama.
     """
-    ports = sorted({str(port) for port in placement_ports(host)})
+    ollama = (host.ollama or OllamaWish()).port
+    ports = sorted({str(port) for port in placement_ports(host)} - {str(ollama)})
+    if ollama != OLLAMA_PORT:  # that one is always asked
+        ports.append(f"ollama={ollama}")
     script = b"SWARMCTL_GLANCE=%s\n" % (b"yes" if glance else b"") + _probe()
     done = remote.run(("sh", "-s", "--", host.data_dir, *ports), timeout=timeout, stdin=script)
     try:

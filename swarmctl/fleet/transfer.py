@@ -13,16 +13,17 @@ import time
 from functools import partial
 from hashlib import sha256 as new_sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Protocol
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from swarmctl.errors import CommandFailed, DiskFull, SwarmError, TransferFailed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from swarmctl.fleet.remote import Completed
+    from swarmctl.fleet.shell import Completed
 
 CHUNK = 1 << 18
+WHOLE = -1
 SPARE = 1 << 20  # a filesystem filled to its last byte breaks more than this transfer
 
 #: $1 is the destination: prints the size of what is there, of its .part (-1 where there is none), and free
@@ -30,13 +31,17 @@ SPARE = 1 << 20  # a filesystem filled to its last byte breaks more than this tr
 LOOK = ('d=$(dirname -- "$1") && mkdir -p -- "$d" && '
         'for f in "$1" "$1.part"; do if [ -f "$f" ]; then wc -c < "$f"; else echo -1; fi; done && '
         'df -Pk -- "$d" | tail -n 1 | tr -s " " | sed "s/%.*//; s/ [^ ]*$//; s/.* //"')
-APPEND = 'cat >> "$1.part"'
-START = 'cat > "$1.part"'
 DROP = 'rm -f -- "$1.part"'
+#: openssl first: it uses the processor's SHA instructions, which coreutils' sha256sum often does not (six
+#: times as fast where this was measured)
+_HASHED = ('{ if command -v openssl >/dev/null 2>&1; then openssl dgst -sha256 -r; '
+           'elif command -v sha256sum >/dev/null 2>&1; then sha256sum; else shasum -a 256; fi; }')
 #: Prints the SHA-256 of $1.
-HASH = ('if command -v sha256sum >/dev/null 2>&1; then sha256sum < "$1"; '
-        'elif command -v shasum >/dev/null 2>&1; then shasum -a 256 < "$1"; '
-        'else openssl dgst -sha256 -r < "$1"; fi')
+HASH = _HASHED + ' < "$1"'
+#: Write, then print the SHA-256 of the whole: what was just written is still in memory, so a second look is
+#: cheaper than the pipe of a `tee` into the hash (docs/models.md has the numbers).
+APPEND = 'cat >> "$1.part" && ' + _HASHED + ' < "$1.part"'
+START = 'cat > "$1.part" && ' + _HASHED + ' < "$1.part"'
 #: The bytes must be on the disk before the name says that they are.
 PLACE = '{ sync "$1.part" 2>/dev/null || sync; } && mv -f -- "$1.part" "$1"'
 
@@ -52,20 +57,46 @@ class Executes(Protocol):
         ...
 
 
-def put(remote: Executes, local: Path, path: str, *, sha256: str, timeout: float,
-        progress: Callable[[int], None] | None = None) -> None:
-    """Copy `local` to `path` on the host. See `Remote.put`.
+class Origin(NamedTuple):
+    """Bytes to be put somewhere, wherever they are.
 
-    A .part that turns out to be of another file is dropped, and the copy starts again, once.
+    `send(argv, offset, timeout)` runs the receiving command at the destination, with the bytes from `offset`
+    on as its input, to the end, whatever its status. `name` is for a person.
+    """
+
+    name: str
+    size: Callable[[], int]
+    send: Callable[[tuple[str, ...], int, float], Completed]
+
+
+def put(remote: Executes, local: Path, path: str, *, sha256: str, timeout: float,
+        progress: Callable[[int], None] | None = None) -> bool:
+    """Copy `local` to `path` on the host. See `Remote.put`. False where it was there already."""
+    def send(argv: tuple[str, ...], offset: int, limit: float) -> Completed:
+        return remote.execute(argv, timeout=limit, source=_chunks(local, offset, progress))
+
+    return put_from(remote, Origin(str(local), partial(_size, local), send), path, sha256=sha256,
+                    timeout=timeout, progress=progress)
+
+
+def put_from(remote: Executes, origin: Origin, path: str, *, sha256: str, timeout: float,
+             progress: Callable[[int], None] | None = None) -> bool:
+    """Copy the origin's bytes to `path` on the host: resumed, verified there, named last. False where they
+    were there already and none moved.
+
+    A .part that turns out to be of another file is dropped, and the copy starts again, once. Only `send`
+    knows how far it is; `progress` is told by us where nothing had to be sent.
     """
     deadline = time.monotonic() + timeout
-    resumed = _put_once(remote, local, path, sha256, deadline, progress)
-    if resumed is None:
-        return
-    if resumed == 0 or _put_once(remote, local, path, sha256, deadline, progress) is not None:
+    resumed = _put_once(remote, origin, path, sha256, deadline, progress)
+    if resumed is None or resumed == WHOLE:
+        return resumed is None
+    if resumed == 0 or _put_once(remote, origin, path, sha256, deadline, progress) is not None:
         raise TransferFailed(f"{path}: the bytes that arrived have not the SHA-256 {sha256[:12]}…",
                              host=remote.host,
-                             hint=f"has {local} changed meanwhile? What arrived has been removed; try again")
+                             hint=f"has {origin.name} changed meanwhile? "
+                                  "What arrived has been removed; try again")
+    return True
 
 
 def get(remote: Executes, path: str, local: Path, *, timeout: float,
@@ -101,23 +132,24 @@ def _local_failure(local: Path, exc: OSError) -> SwarmError:
     return SwarmError(f"{local}: {exc.strerror or exc}")
 
 
-def _put_once(remote: Executes, local: Path, path: str, sha256: str, deadline: float,
+def _put_once(remote: Executes, origin: Origin, path: str, sha256: str, deadline: float,
               progress: Callable[[int], None] | None) -> int | None:
-    """Copy; None where the file is there and right, else the offset from which the wrong bytes were
-    resumed."""
-    size = _size(local)
+    """Copy; None where that was right, WHOLE where the file was there already, else the offset from which
+    wrong bytes were resumed."""
+    size = origin.size()
     there, part, free = _look(remote, path, deadline)
     if there == size and _hash(remote, path, deadline) == sha256:
         if progress:
             progress(size)
-        return None
+        return WHOLE
     offset = part if 0 < part <= size else 0
     missing = size - offset - (free + (part - offset if part > 0 else 0)) + SPARE
     if missing > 0 and size > offset:
         raise _disk_full(remote.host, path, size - offset, missing)
+    found = ""
     if offset < size or size == 0:
-        _send(remote, local, path, offset, deadline, progress)
-    if _hash(remote, f"{path}.part", deadline) != sha256:
+        found = _send(remote, origin, path, offset, deadline)
+    if (found or _hash(remote, f"{path}.part", deadline)) != sha256:
         _script(remote, DROP, path, deadline)
         return offset
     _check(remote, _script(remote, PLACE, path, deadline), path)
@@ -136,14 +168,12 @@ def _hash(remote: Executes, path: str, deadline: float) -> str:
     return done.stdout.split()[0].lower()
 
 
-def _send(remote: Executes, local: Path, path: str, offset: int, deadline: float,
-          progress: Callable[[int], None] | None) -> None:
-    script = APPEND if offset else START
-    argv = ("sh", "-c", script, "sh", path)
-    done = remote.execute(argv, timeout=_left(deadline), source=_chunks(local, offset, progress))
+def _send(remote: Executes, origin: Origin, path: str, offset: int, deadline: float) -> str:
+    """Send from `offset` on; the SHA-256 of the whole that is there then."""
+    done = origin.send(("sh", "-c", APPEND if offset else START, "sh", path), offset, _left(deadline))
     if done.exit_status == 0:
-        return
-    size = _size(local)
+        return done.stdout.split()[0].lower()
+    size = origin.size()
     _, part, free = _look(remote, path, deadline)
     if free < size - max(part, 0):
         _script(remote, DROP, path, deadline)

@@ -11,9 +11,18 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.errors import InventoryError
 from swarmctl.inventory.nodes import Unreadable, compose
 from swarmctl.inventory.reading import Reader
-from swarmctl.inventory.sense import contradictions
+from swarmctl.inventory.sense import contradictions, placed_runtime
 from swarmctl.inventory.shape import INVENTORY
-from swarmctl.inventory.wishes import Energy, Host, Inventory, Limits, LlamaCppWish, ModelWish, Placement
+from swarmctl.inventory.wishes import (
+    Energy,
+    Host,
+    Inventory,
+    Limits,
+    LlamaCppWish,
+    ModelWish,
+    OllamaWish,
+    Placement,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 50
 PLAIN = ("ssh_config", "airgap", "value_of_time", "cost_of_bad_answer")
+HOST_PLAIN = ("data_dir", "connect_timeout", "intermittent", "mac", "idle_minutes")
 HINT = "docs/inventory.md explains every key; `swarmctl inventory schema` prints a schema for your editor"
 
 
@@ -55,25 +65,36 @@ def _listing(problems: Iterable[Problem], source: str) -> str:
 
 def _inventory(raw: dict[str, Any], source: str) -> Inventory:
     energy = raw.get("energy", {})
+    models = {name: _model(name, entry) for name, entry in raw.get("models", {}).items()}
     return Inventory(
-        hosts=tuple(_host(name, entry, energy) for name, entry in raw["hosts"].items()),
-        models={name: _model(name, entry) for name, entry in raw.get("models", {}).items()},
+        hosts=tuple(_host(name, entry, energy, models) for name, entry in raw["hosts"].items()),
+        models=models,
         source=source,
         **{key: raw[key] for key in PLAIN if key in raw},
     )
 
 
 def _model(name: str, raw: Mapping[str, Any]) -> ModelWish:
-    hashed = {"sha256": raw["sha256"].lower()} if "sha256" in raw else {}
-    return ModelWish(name=name, **{**raw, **hashed})
+    return ModelWish(name=name, **_lowered(raw, "sha256"))
 
 
-def _host(name: str, raw: Mapping[str, Any], energy: Mapping[str, Any]) -> Host:
-    placements = tuple(Placement(**entry) for entry in raw.get("models", ()))
-    llamacpp = LlamaCppWish(**raw.get("llamacpp", {})) if "llamacpp" in raw or placements else None
-    plain = {key: raw[key] for key in ("data_dir", "connect_timeout") if key in raw}
+def _host(name: str, raw: Mapping[str, Any], energy: Mapping[str, Any],
+          models: Mapping[str, ModelWish]) -> Host:
+    placements = tuple(
+        Placement(**{**entry, "runtime": placed_runtime(raw, entry, models[entry["model"]].source)})
+        for entry in raw.get("models", ()))
+    used = {placement.runtime for placement in placements}
+    llamacpp = LlamaCppWish(**raw.get("llamacpp", {})) if "llamacpp" in raw or "llamacpp" in used else None
+    ollama = None
+    if "ollama" in raw or "ollama" in used:
+        ollama = OllamaWish(**_lowered(raw.get("ollama", {}), "sha256"))
+    plain = _lowered({key: raw[key] for key in HOST_PLAIN if key in raw}, "mac")
     if "roles" in raw:
         plain["roles"] = tuple(raw["roles"])
-    return Host(name=name, ssh=raw.get("ssh", name), llamacpp=llamacpp, models=placements,
+    return Host(name=name, ssh=raw.get("ssh", name), llamacpp=llamacpp, ollama=ollama, models=placements,
                 limits=Limits(**raw.get("limits", {})),
                 energy=Energy(**energy | raw.get("energy", {})), **plain)
+
+
+def _lowered(raw: Mapping[str, Any], key: str) -> dict[str, Any]:
+    return {**raw, key: raw[key].lower()} if key in raw else dict(raw)

@@ -15,6 +15,7 @@ from swarmctl.inventory.shape import (
     LIMITS,
     LLAMACPP,
     MODEL,
+    OLLAMA,
     PLACEMENT,
     QUALITY,
     Choice,
@@ -26,6 +27,7 @@ from swarmctl.inventory.shape import (
     Size,
     Table,
     Text,
+    Truth,
     Value,
     Whole,
 )
@@ -52,7 +54,8 @@ def reference() -> str:
     """The reference page's tables, in Markdown: every key with its type, default and meaning."""
     parts = [("The file", INVENTORY), ("`energy`", _record(INVENTORY, "energy")), ("`models.NAME`", MODEL),
              ("`models.NAME.quality`", QUALITY), ("`hosts.NAME`", HOST),
-             ("`hosts.NAME.llamacpp`", LLAMACPP), ("`hosts.NAME.models[]`", PLACEMENT),
+             ("`hosts.NAME.llamacpp`", LLAMACPP), ("`hosts.NAME.ollama`", OLLAMA),
+             ("`hosts.NAME.models[]`", PLACEMENT),
              ("`hosts.NAME.limits`", LIMITS),
              ("`hosts.NAME.energy`", HOST_ENERGY)]
     return "\n".join(line for title, record in parts for line in _section(title, record))
@@ -71,14 +74,24 @@ def _schema(kind: Kind) -> dict[str, Any]:
                               {"type": "string", "pattern": kind.pattern}]}
         case Choice():
             return {"enum": list(kind.words)}
+        case Truth():
+            return {"type": "boolean"}
         case Value():
             return {"anyOf": [{"type": "boolean"}, {"type": "number"}, _schema(kind.text)]}
+        case _:
+            return _composed(kind)
+
+
+def _composed(kind: Kind) -> dict[str, Any]:
+    match kind:
         case Listing():
             return _listing(kind)
         case Table():
             return _table(kind)
         case Record():
             return _mapping(kind)
+        case _:
+            raise TypeError(kind)
 
 
 def _listing(kind: Listing) -> dict[str, Any]:

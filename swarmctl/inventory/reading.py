@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeGuard
 
 from swarmctl.inventory.nodes import Mapping, Node, Scalar, Sequence
 from swarmctl.inventory.shape import (
+    OWNED_ENV,
     OWNED_FLAGS,
     Choice,
     Kind,
@@ -24,6 +25,7 @@ from swarmctl.inventory.shape import (
     Size,
     Table,
     Text,
+    Truth,
     Value,
     Whole,
     places,
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 Path = tuple[str | int, ...]
+Leaf = Text | Whole | Number | Size | Choice | Truth | Value
 
 MOST_VISITS = 100_000
 MERGE_DEPTH = 8
@@ -116,7 +119,7 @@ class Reader:
         for name, value in self._pairs(node, path):
             here = (*path, name.text)
             if name.text in kind.refused:
-                instead = OWNED_FLAGS.get(name.text)
+                instead = {**OWNED_FLAGS, **OWNED_ENV}.get(name.text)
                 then = f"use {instead}" if instead else "leave it out"
                 self._wrong(name, here, f"swarmctl sets this itself; {then}")
             elif not _fits(name.text, kind.key):
@@ -140,7 +143,7 @@ class Reader:
             self._wrong(node, path, "lists something twice; name each once")
         return values
 
-    def _scalar(self, node: Node, kind: Text | Whole | Number | Size | Choice | Value, path: Path) -> Any:  # noqa: ANN401
+    def _scalar(self, node: Node, kind: Leaf, path: Path) -> Any:  # noqa: ANN401
         value = _typed(node, kind) if isinstance(node, Scalar) else WRONG
         if value is WRONG:
             return self._wrong(node, path, f"expected {kind.what}, found {found(node)}{_instead(node, kind)}")
@@ -211,7 +214,7 @@ def _unlike(node: Node, kind: Listing) -> str:
     return f"expected {kind.what}, found {found(node)}; write e.g. {kind.example}"
 
 
-def _typed(node: Scalar, kind: Text | Whole | Number | Size | Choice | Value) -> Any:  # noqa: ANN401
+def _typed(node: Scalar, kind: Leaf) -> Any:  # noqa: ANN401
     value = _core(node)
     match kind:
         case Text():
@@ -223,6 +226,8 @@ def _typed(node: Scalar, kind: Text | Whole | Number | Size | Choice | Value) ->
             return float(value) if _is_number(value) and kind.least <= value <= kind.most else WRONG
         case Choice():
             return value if value in kind.words else WRONG
+        case Truth():
+            return value if isinstance(value, bool) else WRONG
         case Size():
             return _size(value, kind)
         case Value():
@@ -266,7 +271,7 @@ def _fits(text: str, kind: Text) -> bool:
     return len(text) <= kind.longest and re.search(kind.pattern, text) is not None and "\n" not in text
 
 
-def _instead(node: Node, kind: Text | Whole | Number | Size | Choice | Value) -> str:
+def _instead(node: Node, kind: Leaf) -> str:
     """What to write: the nearest word, the number without its quotes, quotes around it, or an example."""
     text = node.text if isinstance(node, Scalar) else ""
     if isinstance(kind, Choice):

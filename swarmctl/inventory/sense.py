@@ -7,7 +7,7 @@ from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.inventory.reading import Problem, field_name
-from swarmctl.inventory.wishes import DEFAULT_DATA_DIR, DEFAULT_PORT
+from swarmctl.inventory.wishes import DEFAULT_DATA_DIR, DEFAULT_PORT, OLLAMA_PORT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -20,8 +20,41 @@ def contradictions(raw: Mapping[str, Any], lines: Mapping[Path, int]) -> list[Pr
     models: Mapping[str, Any] = raw.get("models", {})
     hosts: Mapping[str, Any] = raw.get("hosts", {})
     found = [*_unhashed(models), *_unknown_models(hosts, {name for *_, name in _under(lines, "models")}),
-             *_shared_ports(hosts), *_shared_folders(hosts), *_watts(hosts)]
+             *_shared_ports(hosts, models), *_runtimes(hosts, models), *_shared_folders(hosts),
+             *_watts(hosts)]
     return [Problem(_line(lines, path), field_name(path), text) for path, text in found]
+
+
+def placed_runtime(host: Mapping[str, Any], placement: Mapping[str, Any], source: str) -> str:
+    """What serves a placement: the runtime it names; Ollama for what only Ollama can fetch, and where the
+    host names nothing else; else llama.cpp."""
+    only_ollama = "ollama" in host and "llamacpp" not in host
+    default = "ollama" if only_ollama or source.startswith("ollama:") else "llamacpp"
+    return str(placement.get("runtime", default))
+
+
+def _placed(hosts: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[
+        tuple[str, int, Mapping[str, Any], Mapping[str, Any], str]]:
+    """Host, position, placement, the host's entry and the runtime of everything placed."""
+    for host, entry in hosts.items():
+        for index, placement in enumerate(entry.get("models", ())):
+            source = models.get(placement.get("model", ""), {}).get("source", "")
+            yield host, index, placement, entry, placed_runtime(entry, placement, source)
+
+
+def _runtimes(hosts: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+    """What a runtime cannot do."""
+    for host, index, placement, _, runtime in _placed(hosts, models):
+        source = models.get(placement.get("model", ""), {}).get("source", "")
+        path: Path = ("hosts", host, "models", index)
+        if runtime == "llamacpp" and source.startswith("ollama:"):
+            yield (*path, "runtime"), f"{source} is for Ollama; leave runtime out, or name another source"
+        if runtime == "llamacpp" and placement.get("model") == "ollama":
+            yield path, "a server of llama.cpp may not be called ollama; give the model another name"
+        if runtime == "ollama" and "port" in placement:
+            yield (*path, "port"), "one Ollama serves all of a host's models; use ollama.port"
+        if runtime == "ollama" and "flags" in placement:
+            yield (*path, "flags"), "these are llama-server's options; use ollama.env, or runtime: llamacpp"
 
 
 def _under(lines: Mapping[Path, int], key: str) -> list[tuple[str, str]]:
@@ -58,18 +91,27 @@ def _unknown_models(hosts: Mapping[str, Any], known: set[str]) -> Iterator[tuple
             seen.add(name)
 
 
-def _shared_ports(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
+def _shared_ports(hosts: Mapping[str, Any], models: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
     taken: dict[tuple[str, int], str] = {}
     for host, entry in hosts.items():
-        first = entry.get("llamacpp", {}).get("port", DEFAULT_PORT)
-        for index, placement in enumerate(entry.get("models", ())):
-            port = placement.get("port", first + index)
-            path: Path = ("hosts", host, "models", index)
-            if port > 65535:
-                yield path, f"would listen on port {port}; give llamacpp a lower port"
-            other = taken.setdefault((entry.get("ssh", host), port), field_name(path))
-            if other != field_name(path):
-                yield path, f"port {port} of this machine is taken by {other}; give one another port"
+        if "ollama" in entry:
+            port = entry["ollama"].get("port", OLLAMA_PORT)
+            yield from _meets(taken, entry.get("ssh", host), port, ("hosts", host, "ollama"))
+    for host, index, placement, entry, runtime in _placed(hosts, models):
+        if runtime == "ollama":
+            continue
+        port = placement.get("port", entry.get("llamacpp", {}).get("port", DEFAULT_PORT) + index)
+        path: Path = ("hosts", host, "models", index)
+        if port > 65535:
+            yield path, f"would listen on port {port}; give llamacpp a lower port"
+        yield from _meets(taken, entry.get("ssh", host), port, path)
+
+
+def _meets(taken: dict[tuple[str, int], str], machine: str, port: int,
+           path: Path) -> Iterator[tuple[Path, str]]:
+    other = taken.setdefault((machine, port), field_name(path))
+    if other != field_name(path):
+        yield path, f"port {port} of this machine is taken by {other}; give one another port"
 
 
 def _shared_folders(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:

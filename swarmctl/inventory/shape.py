@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from swarmctl.inventory.wishes import BACKENDS, DEFAULT_DATA_DIR, DEFAULT_PORT, ROLES
+from swarmctl.inventory.wishes import (
+    BACKENDS,
+    DEFAULT_DATA_DIR,
+    DEFAULT_PORT,
+    MANAGE,
+    OLLAMA_PORT,
+    ROLES,
+    RUNTIMES,
+)
 
 #: llama-server options that swarmctl sets itself, with what to write instead (empty: there is no say in it).
 OWNED_FLAGS = {
@@ -18,6 +26,9 @@ OWNED_FLAGS = {
     "parallel": "`parallel`", "api-key": "", "api-key-file": "", "api-prefix": "", "ssl-key-file": "",
     "ssl-cert-file": "", "log-file": "", "log-disable": "", "slots": "", "no-slots": "", "reuse-port": "",
 }
+
+#: variables of Ollama's environment that swarmctl sets itself, with what to write instead.
+OWNED_ENV = {"OLLAMA_HOST": "`port`", "OLLAMA_MODELS": "`data_dir`"}
 
 MOST = 2**60
 
@@ -71,6 +82,14 @@ class Choice:
 
 
 @dataclass(frozen=True, slots=True)
+class Truth:
+    """True or false."""
+
+    what: str = "true or false"
+    example: str = "true"
+
+
+@dataclass(frozen=True, slots=True)
 class Value:
     """Any scalar but nothing: text, a number, true or false."""
 
@@ -113,7 +132,7 @@ class Record:
     short: str | None = None
 
 
-Kind = Text | Whole | Number | Size | Choice | Value | Listing | Table | Record
+Kind = Text | Whole | Number | Size | Choice | Truth | Value | Listing | Table | Record
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,18 +150,22 @@ NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 MODEL_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}(:[A-Za-z0-9][A-Za-z0-9._-]{0,62})?$"
 FOLDER = r"^(/|~/)[^\u0000-\u001f\u007f\"'`$%\\]+$"
 SSH = r"^[^\s\u0000-\u001f\u007f-][^\s\u0000-\u001f\u007f]*$"
-SOURCE = (r"^(shipped:[A-Za-z0-9][A-Za-z0-9._-]{0,62}|https://[^\s]+"
+SOURCE = (r"^(shipped:[A-Za-z0-9][A-Za-z0-9._-]{0,62}|ollama:[A-Za-z0-9][A-Za-z0-9._:/-]{0,254}|https://[^\s]+"
           r"|(?![A-Za-z][A-Za-z0-9+.-]+:)[^\u0000-\u001f\u007f]+)$")
 
 _model_name = Text("a model's name (letters, digits, . _ - and one :tag)", "qwen3-8b:q4", MODEL_NAME, 127)
 _host_name = Text("a host's name (letters, digits, . _ -)", "worlock", NAME, 63)
 _context = Whole("a whole number of tokens", "8192", 16, 100_000_000)
 _parallel = Whole("a whole number of conversations", "2", 1, 1024)
+_ollama_port = Whole("a port from 1024 to 65535", str(OLLAMA_PORT), 1024, 65535)
 _port = Whole("a port from 1024 to 65535", str(DEFAULT_PORT), 1024, 65535)
 _option = Text("a long option of llama-server without its dashes", "cache-type-k",
                r"^[a-z0-9][a-z0-9-]{1,63}$", 64)
 _flags = Table("a mapping of llama-server options", _option, Value("text, a number, true or false", "q8_0"),
                refused=tuple(OWNED_FLAGS))
+_version = Text("a release's version", "0.33.0", r"^[0-9]{1,6}(\.[0-9]{1,6}){1,3}([a-z0-9.-]{1,20})?$", 40)
+_variable = Text("a variable's name in capitals", "OLLAMA_NUM_PARALLEL", r"^[A-Z][A-Z0-9_]{0,63}$", 64)
+_hash = Text("64 hexadecimal digits", "what sha256sum prints", r"^[0-9a-fA-F]{64}$", 64)
 _price = Key("price", Number("money per kWh", "0.30", 0, 1e6), "What a kWh costs.", "0.30")
 _currency = Key("currency", Text("a currency of three capital letters", "EUR", r"^[A-Z]{3}$", 3),
                 "The currency of `price`.", "EUR")
@@ -153,16 +176,19 @@ QUALITY = Record("quality", "a mapping of categories to shares of good answers",
         "learned from ratings") for category in ("routine", "complex", "code")), nothing=True)
 
 MODEL = Record("model", "a mapping that describes a model", (
-    Key("source", Text("shipped:NAME, a path or an https:// address", "shipped:small", SOURCE, 4096),
+    Key("source", Text("shipped:NAME, a path, ollama:NAME or an https:// address", "shipped:small", SOURCE,
+                       4096),
         "Where the weights come from: `shipped:NAME` (comes with swarmctl), the path of a GGUF file "
-        "(relative to the inventory's folder, `~` allowed), or an `https://` address, which needs `sha256`.",
+        "(relative to the inventory's folder, `~` allowed), an `https://` address, which needs `sha256`, or "
+        "`ollama:NAME`, which Ollama pulls from its registry (for hosts with Ollama only).",
         required=True),
-    Key("sha256", Text("64 hexadecimal digits", "what sha256sum prints", r"^[0-9a-fA-F]{64}$", 64),
+    Key("sha256", _hash,
         "The file's hash, checked wherever the file arrives.", "computed where the file is at hand"),
     Key("context", _context, "Tokens one conversation may hold.", "as trained, as memory allows"),
     Key("parallel", _parallel, "Conversations answered at once.", "as memory allows"),
     Key("quality", QUALITY, "A first guess of the share of good answers, used until ratings say otherwise."),
     Key("flags", _flags, "Options for llama-server wherever this model runs.", "none"),
+    Key("embedding", Truth(), "Whether it makes vectors; such a model answers no questions.", "false"),
 ))
 
 LLAMACPP = Record("llamacpp", "a mapping that says how llama.cpp runs", (
@@ -172,6 +198,20 @@ LLAMACPP = Record("llamacpp", "a mapping that says how llama.cpp runs", (
     Key("flags", _flags, "Options for every llama-server of this host: a long option's name without dashes, "
         "and its value. `true` gives the bare option, `false` leaves out one that swarmctl would set.",
         "none"),
+    Key("version", _version, "The release to run.", "the one this swarmctl knows"),
+), nothing=True)
+
+OLLAMA = Record("ollama", "a mapping that says how Ollama runs", (
+    Key("port", _ollama_port, "The loopback port, for all of its models.", str(OLLAMA_PORT)),
+    Key("manage", Choice("a way to manage it", MANAGE),
+        "`adopt` uses the one that somebody runs there and never starts one; `own` installs and runs "
+        "swarmctl's own; `auto` adopts where one runs on the port, else runs its own.", "auto"),
+    Key("env", Table("a mapping of environment variables", _variable,
+                     Value("text, a number, true or false", "q8_0"), refused=tuple(OWNED_ENV)),
+        "Environment of swarmctl's own one, over what follows from facts; `false` leaves a variable out.",
+        "none"),
+    Key("version", _version, "The release to install.", "the one this swarmctl knows"),
+    Key("sha256", _hash, "The hash of that release's archive.", "what the release's own list says"),
 ), nothing=True)
 
 PLACEMENT = Record("placement", "a model's name, or a mapping with `model`", (
@@ -180,6 +220,8 @@ PLACEMENT = Record("placement", "a model's name, or a mapping with `model`", (
     Key("parallel", _parallel, "Conversations at once, on this host.", "the model's"),
     Key("port", _port, "The loopback port on this host.", "llamacpp.port plus the position in the list"),
     Key("flags", _flags, "Options for llama-server, over the model's and the host's.", "none"),
+    Key("runtime", Choice("a runtime", RUNTIMES), "What serves it here.",
+        "the only runtime the host names, else llamacpp"),
 ), short="model")
 
 LIMITS = Record("limits", "a mapping of bounds", (
@@ -204,7 +246,8 @@ HOST = Record("host", "a mapping that describes a machine", (
         "`local` for this very machine.", "the host's name"),
     Key("roles", Listing("a list of roles", Choice("a role", ROLES), "[inference]", 1, unique=True),
         "What the machine is for: " + ", ".join(f"`{role}`" for role in ROLES) + ".", "[inference]"),
-    Key("llamacpp", LLAMACPP, "How llama.cpp runs here.", "{} where models are placed"),
+    Key("llamacpp", LLAMACPP, "How llama.cpp runs here.", "{} where it serves models"),
+    Key("ollama", OLLAMA, "How Ollama runs here.", "{} where it serves models"),
     Key("models", Listing("a list of models", PLACEMENT, "[small]"),
         "Models wanted here: names, or mappings with this host's own settings.", "[]"),
     Key("data_dir", Text("an absolute folder, or one under ~/", "/mnt/nvme/swarmctl", FOLDER),
@@ -212,6 +255,14 @@ HOST = Record("host", "a mapping that describes a machine", (
     Key("limits", LIMITS, "Bounds on what swarmctl takes.", "no bounds"),
     Key("energy", HOST_ENERGY, "What it draws, and its own price of electricity.", "the swarm's"),
     Key("connect_timeout", Number("seconds", "5", 0.1, 300), "Seconds to wait for a connection.", "5"),
+    Key("intermittent", Truth(), "Whether it may be off: then it costs nothing, and nobody waits for it.",
+        "false"),
+    Key("mac", Text("a network card's address", "01:23:45:67:89:ab",
+                    r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$", 17),
+        "The address of its network card, for wake-on-LAN.", "none"),
+    Key("idle_minutes", Number("minutes", "30", 0.1, 1e6),
+        "Minutes without a question after which `doctor` says that it may sleep; nothing puts it to sleep by "
+        "itself.", "never"),
 ), nothing=True)
 
 INVENTORY = Record("inventory", "a mapping with version, models and hosts", (

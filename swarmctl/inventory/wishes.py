@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 DEFAULT_DATA_DIR = "~/.local/share/swarmctl"
 DEFAULT_PORT = 8090
+OLLAMA_PORT = 11434
+RUNTIMES = ("llamacpp", "ollama")
+MANAGE = ("auto", "adopt", "own")
 ROLES = ("orchestrate", "train", "inference", "preprocess", "evaluate", "embed")
 BACKENDS = ("auto", "cpu", "cuda", "rocm", "metal", "vulkan")
 
@@ -39,21 +42,38 @@ class Limits:
 class LlamaCppWish:
     """How llama.cpp should run on a host. `port` is the first of one port a model; `flags` go to llama-server
     as `--key value` and win over what follows from facts; a true value is the bare `--key`, a false one
-    leaves out what swarmctl would have set."""
+    leaves out what swarmctl would have set. `version` pins the release; None is the one swarmctl knows."""
 
     port: int = DEFAULT_PORT
     backend: str = "auto"
     flags: Mapping[str, Any] = field(default_factory=dict)
+    version: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OllamaWish:
+    """How Ollama should run on a host. One server on `port` serves all of its models.
+
+    `manage` is `adopt` (use the one that runs there, never start one), `own` (swarmctl's own) or `auto`:
+    adopt where somebody runs one on the port, else own. `env` is the environment of an own one and wins over
+    what follows from facts. `version` pins the release and `sha256` the archive it comes in.
+    """
+
+    port: int = OLLAMA_PORT
+    manage: str = "auto"
+    env: Mapping[str, Any] = field(default_factory=dict)
+    version: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ModelWish:
-    """A model the swarm knows. `source` is `shipped:small`, a path to a GGUF file, or an https URL with
-    `sha256`.
+    """A model the swarm knows. `source` is `shipped:small`, a path to a GGUF file, an https URL with
+    `sha256`, or `ollama:NAME`, which Ollama pulls from its registry.
 
     `context` is tokens per conversation, `parallel` the number of conversations at once. `quality` is a first
     guess of the share of good answers per category (0 to 1), used until ratings say otherwise. `flags` as in
-    LlamaCppWish.
+    LlamaCppWish. An `embedding` model makes vectors and answers no questions.
     """
 
     name: str
@@ -63,23 +83,35 @@ class ModelWish:
     parallel: int | None = None
     quality: Mapping[str, float] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
+    embedding: bool = False
+
+    @property
+    def pulled(self) -> str | None:
+        """The registry's name of a model that Ollama pulls, or None."""
+        return self.source.removeprefix("ollama:") if self.source.startswith("ollama:") else None
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A model wanted on a host, with this host's own settings over the model's."""
+    """A model wanted on a host, with this host's own settings over the model's. The parser always fills in
+    `runtime`; see `runtime_of`."""
 
     model: str
     context: int | None = None
     parallel: int | None = None
     port: int | None = None
     flags: Mapping[str, Any] = field(default_factory=dict)
+    runtime: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Host:
     """A machine. `ssh` is an alias of ~/.ssh/config or [user@]address[:port]; `local` means this very
-    machine."""
+    machine.
+
+    An `intermittent` host may be off; `mac` is the address that wakes it, and after `idle_minutes` without a
+    question `doctor` says that it may go to sleep.
+    """
 
     name: str
     ssh: str
@@ -90,6 +122,10 @@ class Host:
     limits: Limits = field(default_factory=Limits)
     energy: Energy = field(default_factory=Energy)
     connect_timeout: float = 5.0
+    ollama: OllamaWish | None = None
+    intermittent: bool = False
+    mac: str | None = None
+    idle_minutes: float | None = None
 
     @property
     def local(self) -> bool:
@@ -122,9 +158,23 @@ class Inventory:
         raise KeyError(name)
 
 
+def runtime_of(host: Host, placement: Placement) -> str:
+    """The runtime that serves a placement: the one it names, else the only one the host names, else
+    llama.cpp."""
+    only_ollama = host.ollama is not None and host.llamacpp is None
+    return placement.runtime or ("ollama" if only_ollama else "llamacpp")
+
+
+def placed_on(host: Host, runtime: str) -> tuple[tuple[Placement, int], ...]:
+    """The placements of one runtime in the inventory's order, each with its loopback port."""
+    return tuple((placement, port) for placement, port in zip(host.models, placement_ports(host), strict=True)
+                 if runtime_of(host, placement) == runtime)
+
+
 def placement_ports(host: Host) -> tuple[int, ...]:
-    """The loopback port of each placement, in the order of `host.models`: its own, else the host's first port
-    plus its position. The parser refuses inventories in which two servers of one machine would meet on a
-    port."""
-    first = (host.llamacpp or LlamaCppWish()).port
-    return tuple(placement.port or first + index for index, placement in enumerate(host.models))
+    """The loopback port of each placement, in the order of `host.models`: Ollama's for all that it serves; of
+    llama.cpp's its own, else the host's first port plus its position. The parser refuses inventories in which
+    two servers of one machine would meet on a port."""
+    first, ollama = (host.llamacpp or LlamaCppWish()).port, (host.ollama or OllamaWish()).port
+    return tuple(ollama if runtime_of(host, placement) == "ollama" else placement.port or first + index
+                 for index, placement in enumerate(host.models))

@@ -48,7 +48,7 @@ class Habits:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One model on one host, with all that pricing it needs. `good` and `bad` count ratings of the model per
-    category."""
+    category. `tag` is its server's own name for the model."""
 
     host: str
     runtime: str
@@ -68,6 +68,7 @@ class Candidate:
     prior: Mapping[str, float] = field(default_factory=dict)
     good: Mapping[str, float] = field(default_factory=dict)
     bad: Mapping[str, float] = field(default_factory=dict)
+    tag: str = ""
 
 
 @dataclass(frozen=True, slots=True)

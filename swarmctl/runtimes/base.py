@@ -33,7 +33,8 @@ class ModelFile:
     """A model's weights as swarmctl knows them, read from the GGUF header once.
 
     `parameters` counts weights, `size` is bytes of the file, `kv_bytes_per_token` the F16 KV cache a token
-    takes.
+    takes. `pooling` is how an embedding model makes one vector of many tokens (mean, cls, last), rank for a
+    reranker, and empty where the file does not say.
     """
 
     name: str
@@ -46,6 +47,7 @@ class ModelFile:
     layers: int
     kv_bytes_per_token: int
     template_sha256: str
+    pooling: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,11 @@ class Want:
     host: Host
     models: Mapping[str, ModelFile] = field(default_factory=dict)
     wishes: Mapping[str, ModelWish] = field(default_factory=dict)
+
+    def embeds(self, name: str) -> bool:
+        """Whether a model makes vectors instead of answers: the inventory says so, or its file does."""
+        wish, file = self.wishes.get(name), self.models.get(name)
+        return bool(wish and wish.embedding) or bool(file and file.pooling in ("mean", "cls", "last"))
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,8 @@ FILE_TYPES = {
 #: ggml tensor type → name, for files that carry no general.file_type
 TENSOR_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K",
                 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16", 39: "MXFP4"}
+#: {arch}.pooling_type → name, llama.cpp's llama_pooling_type; none (0) is as good as not said
+POOLINGS = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,15 @@ def describe(header: Header, *, name: str, path: str, digest: str, size: int) ->
         quantisation=_quantisation(header), context_train=_count(fields, f"{arch}.context_length", 2048),
         layers=layers, kv_bytes_per_token=_kv_bytes(fields, arch, layers),
         template_sha256=sha256(str(template).encode()).hexdigest() if template else "",
+        pooling=POOLINGS.get(_count(fields, f"{arch}.pooling_type", 0), ""),
     )
 
 
 def _kv_bytes(fields: Mapping[str, Any], arch: str, layers: int) -> int:
-    """F16 bytes of keys and values one token takes over all layers. Sliding windows are not subtracted."""
+    """F16 bytes of keys and values one token takes over all layers. Sliding windows are not subtracted. An
+    encoder reads its text at once and keeps none."""
+    if fields.get(f"{arch}.attention.causal") is False:
+        return 0
     heads = _count(fields, f"{arch}.attention.head_count", 1)
     head = _count(fields, f"{arch}.embedding_length", 0) // max(heads, 1)
     width = (_count(fields, f"{arch}.attention.key_length", head)

@@ -9,26 +9,32 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import DiskFull, SwarmError
-from swarmctl.inventory import LlamaCppWish
+from swarmctl.inventory import LlamaCppWish, placed_on
 from swarmctl.runtimes.llamacpp_build import Build, choose_build
 from swarmctl.runtimes.llamacpp_serve import RUNTIME_FOLDER, server_specs
 from swarmctl.steps import InstallRuntime, MeasureSpeed, PutBlob, ServerSpec, StartServer, Step, StopServer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from swarmctl.facts import Facts, ServerSeen
     from swarmctl.runtimes.base import Want
 
 
-def plan_llamacpp(want: Want, seen: Facts) -> tuple[Step, ...]:
-    """The steps that make a host what is wanted; empty when it is.
+UNWANTED = "the inventory no longer wants it here"
+
+
+def plan_llamacpp(want: Want, seen: Facts, others: Sequence[ServerSpec] = ()) -> tuple[Step, ...]:
+    """The steps that make a host what is wanted of llama.cpp; empty when it is. `others` are the servers of
+    other runtimes that are wanted there: they are neither started here nor stopped, unless they hold a port
+    that is needed.
 
     Raises SwarmError, naming every problem, where no steps could: a model that does not fit, a port that
     somebody else holds.
     """
-    if not want.host.models:
-        return tuple(_stops(seen, {}, "the inventory wants no model here"))
+    kept = {spec.name: spec for spec in others}
+    if not placed_on(want.host, "llamacpp"):
+        return tuple(_stops(seen, kept, UNWANTED if kept else "the inventory wants no model of it here"))
     specs, build = wanted_servers(want, seen)
     _check_ports(want, seen, [spec for spec, _ in specs])
     blobs = tuple(_blobs(want, seen))
@@ -36,7 +42,7 @@ def plan_llamacpp(want: Want, seen: Facts) -> tuple[Step, ...]:
     notes = {spec.name: note for spec, note in specs}
     wanted = {spec.name: spec for spec, _ in specs}
     return (
-        *_stops(seen, wanted, "the inventory no longer wants it here"),
+        *_stops(seen, {**kept, **wanted}, UNWANTED),
         *_install(seen, build),
         *blobs,
         *(step for spec in wanted.values() for step in _serve(spec, seen, notes[spec.name])),
@@ -84,7 +90,7 @@ def _install(seen: Facts, build: Build) -> Iterator[InstallRuntime]:
 def _blobs(want: Want, seen: Facts) -> Iterator[PutBlob]:
     there = {blob.sha256: blob.size for blob in seen.blobs}
     planned: set[str] = set()
-    for placement in want.host.models:
+    for placement, _ in placed_on(want.host, "llamacpp"):
         model = want.models[placement.model]
         if there.get(model.sha256) == model.size or model.sha256 in planned:
             continue

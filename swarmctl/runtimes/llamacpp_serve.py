@@ -13,8 +13,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import SwarmError
-from swarmctl.inventory import LlamaCppWish, placement_ports
-from swarmctl.runtimes.llamacpp_fit import MIB, Fit, fit, room
+from swarmctl.inventory import LlamaCppWish, placed_on
+from swarmctl.runtimes.llamacpp_fit import MIB, Fit, Room, fit, room
 from swarmctl.steps import ServerSpec
 
 if TYPE_CHECKING:
@@ -46,6 +46,10 @@ FIXED = {
 #: weights that are worth a thread, by rule of thumb: llama.cpp's threads meet at a barrier for every tensor
 #: (docs/runtimes.md has the measurement at the small end)
 WEIGHTS_PER_THREAD = 25_000_000
+#: tokens an embedding model is given a text where nobody said: an encoder's memory grows with their square
+EMBEDDING_CONTEXT = 2048
+#: llama-server's own default of --ubatch-size, below which short texts would not share a pass
+SMALLEST_BATCH = 512
 
 
 def server_specs(want: Want, facts: Facts, build: Build) -> tuple[tuple[ServerSpec, str], ...]:
@@ -53,14 +57,27 @@ def server_specs(want: Want, facts: Facts, build: Build) -> tuple[tuple[ServerSp
 
     Raises SwarmError where a model cannot fit or an override cannot be.
     """
-    host, space = want.host, room(facts, want.host.limits, build.backend.gpus)
-    specs: list[tuple[ServerSpec, str]] = []
-    for placement, port in zip(host.models, placement_ports(host), strict=True):
+    ports = [port for _, port in placed_on(want.host, "llamacpp")]
+    return tuple((_spec(want, placement, port, facts, build, placed), placed.note)
+                 for (placement, placed, _), port in zip(_fits(want, facts, build), ports, strict=True))
+
+
+def room_left(want: Want, facts: Facts, build: Build) -> Room:
+    """What llama.cpp's servers leave of a host's memory. Raises SwarmError where a model does not fit."""
+    whole = room(facts, want.host.limits, build.backend.gpus)
+    return next((left for *_, left in reversed(_fits(want, facts, build))), whole)
+
+
+def _fits(want: Want, facts: Facts, build: Build) -> list[tuple[Placement, Fit, Room]]:
+    """Each placement, how it fits, and what remains then."""
+    space = room(facts, want.host.limits, build.backend.gpus)
+    found = []
+    for placement, _ in placed_on(want.host, "llamacpp"):
         model = want.models[placement.model]
-        placed, space = fit(model, space, context=_context(want, placement),
-                            parallel=_parallel(want, placement, facts, build))
-        specs.append((_spec(want, placement, port, facts, build, placed), placed.note))
-    return tuple(specs)
+        placed, space = fit(model, space, context=context_of(want, placement, model),
+                            parallel=parallel_of(want, placement, facts, build))
+        found.append((placement, placed, space))
+    return found
 
 
 def threads(facts: Facts, limit: int | None, model: ModelFile, fitted: Fit) -> int:
@@ -76,12 +93,17 @@ def threads(facts: Facts, limit: int | None, model: ModelFile, fitted: Fit) -> i
     return max(1, min(most, 1 + model.parameters // WEIGHTS_PER_THREAD))
 
 
-def _context(want: Want, placement: Placement) -> int | None:
+def context_of(want: Want, placement: Placement, model: ModelFile) -> int | None:
+    """Tokens per conversation that somebody named for a placement, or None."""
     wished = want.wishes.get(placement.model)
-    return placement.context or (wished.context if wished else None)
+    named = placement.context or (wished.context if wished else None)
+    if named is None and want.embeds(placement.model):
+        return min(model.context_train, EMBEDDING_CONTEXT)
+    return named
 
 
-def _parallel(want: Want, placement: Placement, facts: Facts, build: Build) -> int:
+def parallel_of(want: Want, placement: Placement, facts: Facts, build: Build) -> int:
+    """Conversations at once: as named, else what the host is good for, within its limit."""
     wished = want.wishes.get(placement.model)
     named = placement.parallel or (wished.parallel if wished else None)
     default = 4 if build.backend.gpus else max(1, min(2, facts.cpu.cores))
@@ -93,7 +115,8 @@ def _parallel(want: Want, placement: Placement, facts: Facts, build: Build) -> i
 def _spec(want: Want, placement: Placement, port: int, facts: Facts, build: Build, placed: Fit) -> ServerSpec:
     model = want.models[placement.model]
     home = facts.data_dir.rstrip("/")
-    flags = {**_from_facts(want.host, facts, model, placed, port), **_overrides(want, placement)}
+    embedding = _for_embedding(model, placed) if want.embeds(placement.model) else {}
+    flags = {**_from_facts(want.host, facts, model, placed, port), **embedding, **_overrides(want, placement)}
     argv = (f"{home}/{RUNTIME_FOLDER}/{build.key}/bin/llama-server", *_rendered(flags))
     spec = ServerSpec(
         name=server_name(placement.model), model=placement.model, sha256=model.sha256, argv=argv,
@@ -142,6 +165,14 @@ def _from_facts(host: Host, facts: Facts, model: ModelFile, placed: Fit, port: i
     if placed.gpus and len(placed.gpus) == 1 and placed.gpu_layers == "all":
         flags["split-mode"] = "none"
     return flags
+
+
+def _for_embedding(model: ModelFile, placed: Fit) -> dict[str, Any]:
+    """What differs for a model that makes vectors: it answers no chat, keeps no prompts, and reads a text in
+    one pass, so a batch must hold as much as a context."""
+    batch = max(SMALLEST_BATCH, placed.context)
+    return {"embeddings": True, "pooling": model.pooling or "mean", "batch-size": batch, "ubatch-size": batch,
+            "cache-ram": 0, "jinja": False}
 
 
 def _environment(placed: Fit, build: Build) -> dict[str, str]:

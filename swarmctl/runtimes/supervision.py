@@ -46,7 +46,7 @@ def unit_text(spec: ServerSpec, data_dir: str, memory: int | None) -> str:
     limit = [f"MemoryMax={memory}"] if memory is not None else []
     return "\n".join((
         "[Unit]",
-        f"Description=swarmctl: {_plain(spec.model)} on 127.0.0.1:{spec.port}",
+        f"Description=swarmctl: {_plain(spec.model or 'Ollama')} on 127.0.0.1:{spec.port}",
         "StartLimitIntervalSec=0",
         "",
         "[Service]",

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
+    from swarmctl.facts import Facts
     from swarmctl.fleet.progress import Event
     from swarmctl.inventory import Host
     from swarmctl.paths import Paths
@@ -33,12 +34,14 @@ HOST_LIMIT = 600.0
 
 @dataclass(frozen=True, slots=True)
 class Stopped:
-    """What was stopped on a host; `error` where not all of it could be."""
+    """What was stopped on a host; `error` where not all of it could be, `left` what goes on and is not
+    ours."""
 
     host: str
     servers: tuple[str, ...] = ()
     error: SwarmError | None = None
     seconds: float = 0.0
+    left: str = ""
 
 
 def down(paths: Paths, inventory_path: Path, *, only: Sequence[str] = (), note: Callable[[str], None],
@@ -72,7 +75,17 @@ def _stop(host: Host, supply: Supply, event: Callable[[Event], None]) -> Stopped
         converge(remote, Want(host), seen, plan, supply, event)
     finally:
         remote.close()
-    return Stopped(host.name, tuple(server.name for server in seen.servers), seconds=time.monotonic() - began)
+    return Stopped(host.name, tuple(server.name for server in seen.servers),
+                   seconds=time.monotonic() - began, left=_left(host, seen))
+
+
+def _left(host: Host, seen: Facts) -> str:
+    """An Ollama of somebody's, which goes on with all its models."""
+    port = host.ollama.port if host.ollama else None
+    there = next((one for one in seen.ollamas if one.port == port and one.mode != "own"), None)
+    if there is None:
+        return ""
+    return f"the Ollama on 127.0.0.1:{there.port} is not swarmctl's and goes on, with the models it has"
 
 
 def _forget(paths: Paths, stopped: set[str]) -> None:

@@ -2,17 +2,20 @@
 
 Health means that it generated a token. Nothing is loaded, started or restarted by looking. All hosts are
 asked at once, so one that is off delays nobody; a host that answers loses its mark and is asked again by the
-next question.
+next question. An intermittent host loses it only when all of it is well, and may be off without being at
+fault.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.dispatch.marks import clear_mark, mark_down
-from swarmctl.errors import HostUnreachable, ServerUnavailable, SwarmError
+from swarmctl.dispatch.verify import gpus_lost
+from swarmctl.errors import CommandTimeout, ConnectionLost, HostUnreachable, ServerUnavailable, SwarmError
 from swarmctl.fleet.pool import over_hosts
+from swarmctl.fleet.standing import read_aside
 from swarmctl.fleet.survey import survey
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.named import runtime
@@ -34,7 +37,8 @@ HOST_TIMEOUT = 90.0
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """A model server: `state` as in runtimes.base.Health, slots at work, speeds in tokens per second."""
+    """A model server: `state` as in runtimes.base.Health, slots at work, speeds in tokens per second. An
+    embedding model embeds a word in `seconds`, and has a prefill speed only."""
 
     model: str
     runtime: str
@@ -46,12 +50,15 @@ class ServerStatus:
     slots: int | None = None
     restarts: int = 0
     decode_speed: float | None = None
+    prefill_speed: float | None = None
+    embedding: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
     """A host: `state` is ready, degraded (some server does not generate), idle (nothing wanted here), stopped
-    (wanted, not up) or unreachable. Memory and disk are bytes."""
+    (wanted, not up), cordoned or draining (set aside, and otherwise well), off (intermittent) or unreachable.
+    Memory and disk are bytes."""
 
     host: str
     ssh: str
@@ -84,12 +91,37 @@ def status(paths: Paths, inventory: Inventory, fleet: Fleet | None, connect: Cal
 
     for host, found in over_hosts(inventory.hosts, look, timeout=HOST_TIMEOUT):
         if isinstance(found, SwarmError):
-            if isinstance(found, HostUnreachable):
-                mark_down(paths, host.name, found.message, now)
-            yield HostStatus(host.name, host.ssh, "unreachable", found.message, found.hint)
+            yield _absent(paths, host, found, now)
         else:
-            clear_mark(paths, host.name)
-            yield found
+            _remember(paths, host, found, now)
+            yield _aside(paths, found)
+
+
+def _absent(paths: Paths, host: Host, why: SwarmError, now: float) -> HostStatus:
+    """A host that does not answer. One that is there but refuses us is no absent one, intermittent or not."""
+    gone = isinstance(why, HostUnreachable | ConnectionLost | CommandTimeout)
+    if isinstance(why, HostUnreachable) or (gone and host.intermittent):
+        mark_down(paths, host.name, why.message, now, verify=host.intermittent)
+    if gone and host.intermittent:
+        hint = f"swarmctl wake {host.name}" if host.mac else None
+        return HostStatus(host.name, host.ssh, "off", why.message, hint)
+    return HostStatus(host.name, host.ssh, "unreachable", why.message, why.hint)
+
+
+def _remember(paths: Paths, host: Host, found: HostStatus, now: float) -> None:
+    if host.intermittent and found.state == "degraded":
+        mark_down(paths, host.name, found.detail, now, verify=True)
+    else:
+        clear_mark(paths, host.name)
+
+
+def _aside(paths: Paths, found: HostStatus) -> HostStatus:
+    """Say that a host is set aside, unless something is wrong with it, which says more."""
+    aside = read_aside(paths, found.host)
+    if aside is None or found.state == "degraded":
+        return found
+    return replace(found, state=aside.state, detail=f"since {aside.since_words}",
+                   hint=f"swarmctl uncordon {found.host}")
 
 
 def _look(paths: Paths, host: Host, entry: HostEntry | None, remote: Remote,
@@ -100,6 +132,8 @@ def _look(paths: Paths, host: Host, entry: HostEntry | None, remote: Remote,
     servers = tuple(_server(one, endpoint, restarts.get(one.server, 0))
                     for one, endpoint in _endpoints(paths, host, served, ssh_config))
     state, detail, hint = _state(host, servers)
+    if entry and host.intermittent and (lost := gpus_lost(entry, facts)):
+        state, detail, hint = "degraded", lost, f"swarmctl doctor {host.name}"
     return HostStatus(
         host=host.name, ssh=host.ssh, state=state, detail=detail, hint=hint, servers=servers,
         cpu=facts.cpu.model,
@@ -110,17 +144,17 @@ def _look(paths: Paths, host: Host, entry: HostEntry | None, remote: Remote,
 def _endpoints(paths: Paths, host: Host, served: tuple[Served, ...],
                ssh_config: str | None) -> list[tuple[Served, Endpoint]]:
     if host.local or not served:
-        return [(one, Endpoint(port=one.port, model=one.model)) for one in served]
+        return [(one, Endpoint(port=one.port, model=one.called)) for one in served]
     from swarmctl.fleet.tunnels import open_tunnel
 
     sockets: Mapping[int, Any] = open_tunnel(
         paths, host_name=host.name, ssh=host.ssh, ports=[one.port for one in served], ssh_config=ssh_config,
         connect_timeout=host.connect_timeout)
-    return [(one, Endpoint(socket=str(sockets[one.port]), model=one.model)) for one in served]
+    return [(one, Endpoint(socket=str(sockets[one.port]), model=one.called)) for one in served]
 
 
 def _server(served: Served, endpoint: Endpoint, restarts: int) -> ServerStatus:
-    speaker = runtime(served.runtime)
+    speaker = runtime(served.runtime, embedding=served.embedding)
     health = speaker.health(endpoint, timeout=HEALTH_TIMEOUT)
     busy = slots = None
     if health.state == "ready":
@@ -131,7 +165,7 @@ def _server(served: Served, endpoint: Endpoint, restarts: int) -> ServerStatus:
             pass  # it generated a token a moment ago; how busy it is stays unknown
     return ServerStatus(served.model, served.runtime, served.port, health.state, health.detail,
                         health.seconds,
-                        busy, slots, restarts, served.decode_speed)
+                        busy, slots, restarts, served.decode_speed, served.prefill_speed, served.embedding)
 
 
 def _state(host: Host, servers: tuple[ServerStatus, ...]) -> tuple[str, str, str | None]:

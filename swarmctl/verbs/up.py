@@ -14,27 +14,29 @@ from functools import partial
 from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
-from swarmctl.errors import SwarmError, UsageError
+from swarmctl.dispatch.verify import gpus_working
+from swarmctl.errors import CommandTimeout, ConnectionLost, HostUnreachable, SwarmError, UsageError
 from swarmctl.fleet.converge import Supply, converge
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.locks import local_lock
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.remote import connect
-from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, read_fleet, write_fleet
+from swarmctl.fleet.served import served_on
+from swarmctl.fleet.snapshot import Fleet, HostEntry, read_fleet, write_fleet
 from swarmctl.fleet.store import Store, resolve_model
 from swarmctl.fleet.survey import survey
 from swarmctl.runtimes.base import Want
-from swarmctl.runtimes.llamacpp_plan import plan_llamacpp, wanted_servers
-from swarmctl.shipped import shipped_quality
+from swarmctl.runtimes.ollama_plan import notes, ollama_platform
+from swarmctl.runtimes.plans import plan_host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from swarmctl.facts import Facts
     from swarmctl.fleet.progress import Event
-    from swarmctl.fleet.remote import Remote
-    from swarmctl.inventory import Host, Inventory, ModelWish
+    from swarmctl.fleet.shell import Remote, ShellRemote
+    from swarmctl.inventory import Host, Inventory
     from swarmctl.paths import Paths
     from swarmctl.runtimes.base import ModelFile
     from swarmctl.steps import Step
@@ -47,24 +49,26 @@ HOST_LIMIT = 6 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class HostPlan:
-    """What would be done on a host."""
+    """What would be done on a host. `notes` say what needs no step: what is adopted as it is."""
 
     host: Host
-    remote: Remote
+    remote: ShellRemote
     want: Want
     seen: Facts
     steps: tuple[Step, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class HostReport:
-    """How it went on a host: planned (dry run), unchanged, changed or failed."""
+    """How it went on a host: planned (dry run), unchanged, changed, off (intermittent) or failed."""
 
     host: str
     state: str
     steps: tuple[Step, ...] = ()
     error: SwarmError | None = None
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 class Watcher(Protocol):
@@ -121,7 +125,8 @@ def chosen(inventory: Inventory, only: Sequence[str]) -> tuple[Host, ...]:
 
 def _models(inventory: Inventory, hosts: Sequence[Host], path: Path, paths: Paths,
             watcher: Watcher) -> dict[str, ModelFile]:
-    wanted = sorted({placement.model for host in hosts for placement in host.models})
+    wanted = sorted({placement.model for host in hosts for placement in host.models
+                     if inventory.models[placement.model].pulled is None})
     folder = path.absolute().parent
     return {name: resolve_model(inventory.models[name], folder, paths, airgap=inventory.airgap,
                                 note=partial(_model_note, watcher, name))
@@ -138,21 +143,23 @@ def _survey(inventory: Inventory, hosts: Sequence[Host], models: dict[str, Model
     def look(host: Host) -> HostPlan:
         remote = connect(host, paths, inventory.ssh_config)
         names = sorted({placement.model for placement in host.models})
-        want = Want(host, {name: models[name] for name in names},
+        want = Want(host, {name: models[name] for name in names if name in models},
                     {name: inventory.models[name] for name in names})
         seen = survey(remote, host)
-        return HostPlan(host, remote, want, seen, plan_llamacpp(want, seen))
+        return HostPlan(host, remote, want, seen, plan_host(want, seen), notes(want, seen))
 
     found = {host.name: result for host, result in over_hosts(hosts, look, timeout=SURVEY_LIMIT)}
     plans = tuple(result for host in hosts if isinstance(result := found[host.name], HostPlan))
-    reports = tuple(_planned(host.name, found[host.name]) for host in hosts)
+    reports = tuple(_planned(host, found[host.name]) for host in hosts)
     return plans, reports
 
 
-def _planned(name: str, result: HostPlan | SwarmError) -> HostReport:
+def _planned(host: Host, result: HostPlan | SwarmError) -> HostReport:
     if isinstance(result, SwarmError):
-        return HostReport(name, "failed", error=result)
-    return HostReport(name, "planned" if result.steps else "unchanged", result.steps)
+        if host.intermittent and isinstance(result, HostUnreachable | ConnectionLost | CommandTimeout):
+            return HostReport(host.name, "off", notes=(f"it is off ({result.message}): next time",))
+        return HostReport(host.name, "failed", error=result)
+    return HostReport(host.name, "planned" if result.steps else "unchanged", result.steps, notes=result.notes)
 
 
 def _apply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths,
@@ -163,7 +170,12 @@ def _apply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths,
             if any(runtime.key == key for runtime in plan.seen.runtimes):
                 yield plan.remote, plan.seen.data_dir
 
-    supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config, siblings)
+    def holders(version: str, platform: str) -> Iterator[tuple[Remote, str, str]]:
+        for plan in plans:
+            if ollama_platform(plan.seen) == platform and (binary := _ollama_binary(plan.seen, version)):
+                yield plan.remote, plan.seen.data_dir, binary
+
+    supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config, siblings, holders)
     reports: dict[str, HostReport] = {}
     entries: dict[str, HostEntry] = {}
     for plan, result in over_hosts(plans, lambda plan: _make_true(plan, supply, watcher), timeout=HOST_LIMIT):
@@ -174,19 +186,28 @@ def _apply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths,
     return reports, entries
 
 
+def _ollama_binary(seen: Facts, version: str) -> str | None:
+    """Where a host has that release: what swarmctl installed, else its owner's own."""
+    ours = next((runtime.path for runtime in seen.runtimes
+                 if runtime.name == "ollama" and runtime.key == version), None)
+    return f"{ours}/bin/ollama" if ours else seen.tool_paths.get("ollama") if seen.ollama == version else None
+
+
 def _make_true(plan: HostPlan, supply: Supply, watcher: Watcher) -> tuple[HostReport, HostEntry]:
     """Apply one host's plan, and look again: what is then still to do is a failure, not a success."""
     if not plan.steps:
-        return HostReport(plan.host.name, "unchanged"), _entry(plan)
+        return HostReport(plan.host.name, "unchanged", notes=plan.notes), _entry(plan)
     began = time.monotonic()
     converge(plan.remote, plan.want, plan.seen, plan.steps, supply, watcher.event)
     seen = survey(plan.remote, plan.host)
-    after = replace(plan, seen=seen, steps=plan_llamacpp(plan.want, seen))
+    after = replace(plan, seen=seen, steps=plan_host(plan.want, seen))
     if after.steps:
         left = "; ".join(f"{step.title}: {step.reason}" for step in after.steps)
         raise SwarmError(f"after applying the plan this is still to do: {left}", host=plan.host.name,
                          hint="run `up` again; if it stays, `swarmctl logs` may say why")
-    return HostReport(plan.host.name, "changed", plan.steps, seconds=time.monotonic() - began), _entry(after)
+    report = HostReport(plan.host.name, "changed", plan.steps, seconds=time.monotonic() - began,
+                        notes=plan.notes)
+    return report, _entry(after)
 
 
 def _entry(plan: HostPlan) -> HostEntry:
@@ -197,30 +218,9 @@ def _entry(plan: HostPlan) -> HostEntry:
         name=host.name, ssh=host.ssh, data_dir=plan.seen.data_dir, connect_timeout=host.connect_timeout,
         idle_watts=idle if energy.idle_watts is None else energy.idle_watts,
         load_watts=load if energy.load_watts is None else energy.load_watts,
-        energy_price=energy.price, currency=energy.currency, roles=host.roles, served=tuple(_served(plan)))
-
-
-def _served(plan: HostPlan) -> Iterator[Served]:
-    if not plan.host.models:
-        return
-    speeds = {server.name: server.speed for server in plan.seen.servers}
-    for spec, _ in wanted_servers(plan.want, plan.seen)[0]:
-        model, speed = plan.want.models[spec.model], speeds.get(spec.name)
-        if speed is None:
-            continue
-        yield Served(
-            runtime="llamacpp", server=spec.name, model=spec.model, digest=model.sha256,
-            template=model.template_sha256, port=spec.port, context=spec.context, parallel=spec.parallel,
-            parameters=model.parameters, size=model.size, quantisation=model.quantisation,
-            prefill_speed=speed.prefill, decode_speed=speed.decode, overhead=speed.overhead,
-            load_seconds=speed.load, quality=expected_quality(plan.want.wishes[spec.model]))
-
-
-def expected_quality(wish: ModelWish) -> Mapping[str, float]:
-    """What the inventory expects of a model; for a shipped one what was measured when it was made."""
-    if not wish.quality and wish.source.startswith("shipped:"):
-        return shipped_quality(wish.source.removeprefix("shipped:"))
-    return wish.quality
+        energy_price=energy.price, currency=energy.currency, roles=host.roles,
+        served=tuple(served_on(plan.want, plan.seen)), intermittent=host.intermittent,
+        gpus=gpus_working(plan.seen))
 
 
 def estimated_watts(seen: Facts) -> tuple[float, float]:

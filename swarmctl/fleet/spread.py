@@ -1,0 +1,214 @@
+"""One model to several hosts: each byte over this machine's uplink as seldom as can be.
+
+The first host gets the bytes from where they are. The others get them from it wherever its own SSH reaches
+them, and otherwise the way the first did. What is there already, by its hash, is not sent.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from swarmctl.errors import SwarmError, UsageError
+from swarmctl.fleet.blobs import (
+    Place,
+    blob_path,
+    forget,
+    from_here,
+    from_host,
+    into_ollama,
+    passing_path,
+    reaches,
+)
+from swarmctl.fleet.install import require_space, transfer_time
+from swarmctl.fleet.locks import HostLock
+from swarmctl.fleet.pool import over_hosts
+from swarmctl.fleet.progress import Teller
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+    from typing import Any
+
+    from swarmctl.fleet.blobs import Blob
+    from swarmctl.fleet.holdings import OllamaStock, Stock
+    from swarmctl.fleet.progress import Event
+    from swarmctl.inventory import Host
+
+HOST_LIMIT = 24 * 3600.0
+MAKE_LIMIT = 1800.0
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """How it went on a host: `state` is there (nothing had to move), moved or failed; `way` is how the bytes
+    came and `sent` how many, `name` what the host calls the model now."""
+
+    host: str
+    state: str
+    runtime: str = ""
+    name: str = ""
+    way: str = ""
+    sent: int = 0
+    seconds: float = 0.0
+    error: SwarmError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cargo:
+    """The bytes, and where they are: a file `here`, or a place on a host. `tag` and `recipe` make the Ollama
+    model."""
+
+    blob: Blob
+    tag: str
+    here: Path | None = None
+    there: Place | None = None
+    recipe: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One destination as it was found: where the bytes go, and the Ollama that makes a model of them, if
+    any. `passing` bytes are removed once that is done."""
+
+    stock: Stock
+    place: Place
+    ollama: OllamaStock | None
+    has: bool
+    passing: bool
+
+
+def target(cargo: Cargo, stock: Stock, runtime: str | None, ssh_config: str | None) -> Target:
+    """Where a model goes on a host. Raises UsageError where that host has no such runtime."""
+    host, data_dir, sha = stock.host, stock.seen.data_dir, cargo.blob.sha256
+    blob = any(one.sha256 == sha and one.size == cargo.blob.size for one in stock.seen.blobs)
+    kind = runtime or ("ollama" if host.ollama is not None and host.llamacpp is None else "llamacpp")
+    if kind == "llamacpp":
+        place = Place(stock.remote, blob_path(data_dir, sha), data_dir, host.ssh, ssh_config)
+        return Target(stock, place, None, has=blob, passing=False)
+    ollama = ollama_of(stock)
+    path = blob_path(data_dir, sha) if blob else passing_path(data_dir, sha)
+    there = any(tag.name == cargo.tag for tag in ollama.tags)
+    return Target(stock, Place(stock.remote, path, data_dir, host.ssh, ssh_config), ollama, has=there,
+                  passing=not blob)
+
+
+def ollama_of(stock: Stock) -> OllamaStock:
+    """The Ollama of a host: the inventory's, else the only one that answers. Raises UsageError."""
+    port = stock.host.ollama.port if stock.host.ollama else None
+    found = [one for one in stock.ollamas if port in (None, one.port)]
+    if not found:
+        where = f" on port {port}" if port else ""
+        raise UsageError(f"{stock.host.name}: no Ollama answers there{where}",
+                         hint="start it, or name `ollama:` for that host in the inventory and run `up`")
+    return found[0]
+
+
+def spread(cargo: Cargo, targets: Sequence[Target], state: Path,
+           event: Callable[[Event], None]) -> dict[str, Moved | SwarmError]:
+    """Bring the cargo to every target; what became of it by host. The hosts are locked meanwhile."""
+    done: dict[str, Moved | SwarmError] = {
+        one.stock.host.name: Moved(one.stock.host.name, "there", _runtime(one), _name(cargo, one))
+        for one in targets if one.has}
+    waiting = [one for one in targets if not one.has]
+    giver = next((one for one in targets if one.has and one.ollama is None), None)
+    try:
+        while waiting and giver is None:
+            first = waiting.pop(0)
+            found = _all([first], lambda one: _land(cargo, one, None, state, event))
+            done |= found
+            giver = None if isinstance(found[first.stock.host.name], SwarmError) else first
+        done |= _all(waiting, lambda one: _land(cargo, one, giver, state, event))
+        arrived = [one for one in targets if one.ollama and not one.has
+                   and not isinstance(done[one.stock.host.name], SwarmError)]
+        done |= _all(arrived, lambda one: _make(cargo, one, done[one.stock.host.name], event))
+    finally:
+        for one in targets:
+            _leave(one, done.get(one.stock.host.name), state)
+    return done
+
+
+def reports(hosts: Sequence[Host], done: Mapping[str, Moved | SwarmError]) -> tuple[Moved, ...]:
+    """One report a host, in that order."""
+    return tuple(Moved(host.name, "failed", error=found) if isinstance(found := done[host.name], SwarmError)
+                 else found for host in hosts)
+
+
+def _all(targets: Sequence[Target],
+         work: Callable[[Target], Moved]) -> dict[str, Moved | SwarmError]:
+    return {one.stock.host.name: found for one, found in over_hosts(targets, work, timeout=HOST_LIMIT)}
+
+
+def _land(cargo: Cargo, to: Target, giver: Target | None, state: Path,
+          event: Callable[[Event], None]) -> Moved:
+    """Bring the bytes to a host, under its lock. Nothing is sent where there is too little room."""
+    began, host, blob = time.monotonic(), to.stock.host.name, cargo.blob
+    tell = Teller(host, 1, 2 if to.ollama else 1, f"copy {blob.name}", event)
+    tell("", state="begun")
+    try:
+        _lock(to, state).renew(transfer_time(blob.size) + MAKE_LIMIT)
+        if to.ollama:
+            require_space(to.place.remote, to.place.data_dir, blob.size * (3 if to.passing else 2),
+                          f"model {blob.name}, which Ollama copies and rewrites,")
+        moved, way = _bring(cargo, to, giver, tell)
+    except SwarmError as exc:
+        tell(exc.message, state="failed")
+        raise
+    tell(way, 1.0, state="done")
+    return Moved(host, "moved" if moved or to.ollama else "there", _runtime(to), _name(cargo, to), way,
+                 blob.size if moved else 0, time.monotonic() - began)
+
+
+def _bring(cargo: Cargo, to: Target, giver: Target | None, tell: Teller) -> tuple[bool, str]:
+    """Whether bytes moved, and by which way: straight between hosts where that goes, else through here."""
+    for place in (giver.place if giver else None, cargo.there):
+        ssh = reaches(place, to.place) if place else ()
+        if place and ssh:
+            return from_host(place, to.place, cargo.blob, tell, ssh), f"straight from {place.remote.host}"
+    if cargo.here:
+        return from_here(cargo.here, to.place, cargo.blob, tell), "from this machine"
+    if cargo.there is None:
+        raise ValueError("a cargo is somewhere")
+    return from_host(cargo.there, to.place, cargo.blob, tell), \
+        f"from {cargo.there.remote.host} through this machine"
+
+
+def _make(cargo: Cargo, at: Target, landed: Moved | SwarmError, event: Callable[[Event], None]) -> Moved:
+    """Have Ollama make the model of the bytes that have landed."""
+    if isinstance(landed, SwarmError) or at.ollama is None:
+        raise TypeError("only what has landed is made into a model")
+    began, tell = time.monotonic(), Teller(at.stock.host.name, 2, 2, f"create {cargo.tag}", event)
+    tell("", state="begun")
+    try:
+        into_ollama(at.place, at.ollama.port, at.ollama.endpoint, cargo.blob, cargo.tag, recipe=cargo.recipe,
+                    tell=tell)
+    except SwarmError as exc:
+        tell(exc.message, state="failed")
+        raise
+    tell("", 1.0, state="done")
+    return replace(landed, seconds=landed.seconds + time.monotonic() - began)
+
+
+def _leave(one: Target, found: Moved | SwarmError | None, state: Path) -> None:
+    """Give the host back; bytes on their way into Ollama stay only where a next run would resume them."""
+    if one.has or found is None:
+        return
+    try:
+        if one.passing and one.ollama and not isinstance(found, SwarmError):
+            forget(one.place)
+        _lock(one, state).release()
+    except SwarmError:
+        return  # a host that is gone by now lets its lease expire
+
+
+def _lock(one: Target, state: Path) -> HostLock:
+    return HostLock(one.stock.remote, one.stock.seen.data_dir, state)
+
+
+def _runtime(one: Target) -> str:
+    return "ollama" if one.ollama else "llamacpp"
+
+
+def _name(cargo: Cargo, one: Target) -> str:
+    return cargo.tag if one.ollama else f"blob {cargo.blob.sha256[:12]}"

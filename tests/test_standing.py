@@ -1,0 +1,205 @@
+"""Hosts set aside by a person, and hosts that are only there at times: real llama-servers on this machine."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from dataclasses import replace
+from hashlib import sha256
+
+import pytest
+from recorded import paths_under
+from running import Cli, ask_json
+from test_ask import LONG, Server
+
+from swarmctl.dispatch.marks import INTERMITTENT_PAUSE, mark_down, read_mark
+from swarmctl.dispatch.swarm import make_swarm
+from swarmctl.dispatch.verify import Verification, gpus_lost
+from swarmctl.facts import Gpu, parse_facts
+from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
+from swarmctl.fleet.standing import read_aside, set_aside, take_back
+
+pytestmark = pytest.mark.timeout(200)
+
+INVENTORY = """
+version: 1
+models: {tiny-small: {source: "shipped:small"}, tiny-large: {source: "shipped:large"}}
+hosts:
+  spinoza: {ssh: local, models: [tiny-small]}
+  calisota: {ssh: nobody@127.0.0.1:1, connect_timeout: 1, models: [tiny-large], intermittent: true}
+"""
+
+
+@pytest.fixture(scope="module")
+def servers(llamacpp_bin):
+    made = {"spinoza": Server(llamacpp_bin, "small", 1024), "calisota": Server(llamacpp_bin, "large", 1024)}
+    yield made
+    for server in made.values():
+        server.kill()
+
+
+@pytest.fixture
+def swarm(servers, tmp_path):
+    cli = Cli(paths_under(tmp_path), tmp_path)
+    cli.paths.inventory.parent.mkdir(parents=True)
+    cli.paths.inventory.write_text(INVENTORY)
+    for server in servers.values():
+        if server.process.poll() is not None:
+            server.start()
+    digest = sha256(cli.paths.inventory.read_bytes()).hexdigest()
+    write_fleet(cli.paths.fleet, Fleet(
+        str(cli.paths.inventory), digest, "2026-01-01T00:00:00Z", None, 30.0, 60.0,
+        (servers["spinoza"].entry("spinoza", 45.0),
+         replace(servers["calisota"].entry("calisota", 380.0), intermittent=True))))
+    return cli
+
+
+def test_a_word_is_kept_until_it_is_taken_back(tmp_path):
+    paths = paths_under(tmp_path)
+    assert read_aside(paths, "worlock") is None
+    assert set_aside(paths, "worlock", "cordoned", 1000.0).since == 1000.0
+    assert set_aside(paths, "worlock", "draining", 2000.0).since == 1000.0, "it has been out since then"
+    assert read_aside(paths, "worlock").state == "draining"
+    assert take_back(paths, "worlock")
+    assert not take_back(paths, "worlock")
+
+
+def test_a_torn_word_still_means_out(tmp_path):
+    paths = paths_under(tmp_path)
+    file = paths.state / "standing" / "worlock.json"
+    file.parent.mkdir(parents=True)
+    for garbage in ("", "{", "[]", '{"state": "cordoned"}'):
+        file.write_text(garbage)
+        assert read_aside(paths, "worlock").state == "cordoned"
+
+
+@pytest.mark.runtime
+def test_a_cordoned_host_gets_no_question_and_asking_it_by_name_is_refused(swarm):
+    assert ask_json(swarm, "What is 23 + 45?")["host"] == "calisota"
+    said = swarm.run("cordon", "calisota").stderr
+    assert "calisota: cordoned since" in said
+    row = ask_json(swarm, "What is 23 + 45?")
+    assert row["host"] == "spinoza"
+    (out,) = row["route"]["excluded"]
+    assert out["host"] == "calisota"
+    assert out["reason"].startswith("cordoned since")
+    refused = swarm.run("ask", "-H", "calisota", "What is 23 + 45?", status=2)
+    assert "swarmctl uncordon calisota" in refused.stderr
+    swarm.run("uncordon", "calisota")
+    assert ask_json(swarm, "What is 23 + 45?")["host"] == "calisota"
+
+
+@pytest.mark.runtime
+def test_a_swarm_that_is_all_cordoned_says_so_for_each_host(swarm):
+    swarm.run("cordon", "spinoza", "calisota")
+    said = swarm.run("ask", "What is 23 + 45?", status=1).stderr
+    assert said.count("cordoned since") == 2
+
+
+@pytest.mark.runtime
+def test_status_shows_a_cordoned_host_and_is_content(swarm):
+    swarm.run("cordon", "spinoza")
+    rows = {row["host"]: row for row in json.loads(swarm.run("status", "--json").stdout)}
+    assert (rows["spinoza"]["state"], rows["spinoza"]["hint"]) == ("cordoned", "swarmctl uncordon spinoza")
+
+
+def test_a_host_that_the_inventory_lacks_is_a_mistake(swarm):
+    assert "it has spinoza, calisota" in swarm.run("cordon", "nobody", status=2).stderr
+
+
+@pytest.mark.runtime
+def test_drain_waits_for_the_answer_under_way(swarm):
+    asking = swarm.start("ask", "-H", "spinoza", "--schema", json.dumps(LONG), "count", "--max-tokens", "500")
+    time.sleep(0.7)
+    done = swarm.run("drain", "spinoza", "--json")
+    found = json.loads(done.stdout)
+    assert found["busy"] == 0
+    asking.communicate(timeout=60)
+    assert asking.returncode == 0
+    assert read_aside(swarm.paths, "spinoza").state == "cordoned", "drained is cordoned"
+
+
+@pytest.mark.runtime
+def test_drain_gives_up_and_says_what_still_goes_on(swarm):
+    asking = swarm.start("ask", "-H", "spinoza", "--schema", json.dumps(LONG), "count", "--max-tokens", "500")
+    deadline = time.monotonic() + 20
+    while True:
+        done = swarm.run("drain", "spinoza", "--timeout", "0", "--json", status=None)
+        if done.returncode == 1 or time.monotonic() > deadline:
+            break
+    asking.kill()
+    asking.communicate(timeout=10)
+    assert done.returncode == 1, "the answer was over before we looked"
+    assert "1 answer still under way after 0 s" in done.stderr
+    assert read_aside(swarm.paths, "spinoza").state == "draining"
+
+
+def test_an_intermittent_host_that_is_off_is_no_failure(swarm):
+    done = swarm.run("status", "--json")
+    row = json.loads(done.stdout)[1]
+    assert (row["host"], row["state"]) == ("calisota", "off")
+    mark = read_mark(swarm.paths, "calisota")
+    assert mark.verify
+    assert mark.until - time.time() <= INTERMITTENT_PAUSE
+
+
+@pytest.mark.runtime
+def test_a_host_that_was_away_is_left_out_until_it_generated_a_token(swarm):
+    mark_down(swarm.paths, "calisota", "off", time.time() - INTERMITTENT_PAUSE - 1, verify=True)
+    first = swarm.run("ask", "--json", "What is 23 + 45?")
+    assert json.loads(first.stdout)["host"] == "spinoza", "while its token is awaited, another one answers"
+    assert first.stderr == ""
+    assert read_mark(swarm.paths, "calisota") is None, "it was verified while the other one answered"
+    assert ask_json(swarm, "What is 23 + 45?")["host"] == "calisota"
+
+
+@pytest.mark.runtime
+def test_a_host_that_came_back_without_its_server_stays_out(swarm, servers):
+    servers["calisota"].kill()
+    mark_down(swarm.paths, "calisota", "off", time.time() - INTERMITTENT_PAUSE - 1, verify=True)
+    done = swarm.run("ask", "--json", "What is 23 + 45?")
+    assert json.loads(done.stdout)["host"] == "spinoza"
+    assert done.stderr == ""
+    mark = read_mark(swarm.paths, "calisota")
+    assert mark.verify
+    assert "tiny-large" in mark.why
+
+
+@pytest.mark.runtime
+def test_with_nobody_else_the_question_waits_for_the_verification(swarm):
+    swarm.run("cordon", "spinoza")
+    mark_down(swarm.paths, "calisota", "off", time.time(), verify=True)
+    assert ask_json(swarm, "What is 23 + 45?")["host"] == "calisota"
+
+
+def test_fewer_gpus_than_recorded_keep_a_host_out(swarm):
+    facts = parse_facts(FACTS)
+    entry = replace(read_fleet(swarm.paths.fleet).hosts[1], gpus=2)
+    good, lost = Gpu("nvidia", "RTX 3080", 10), Gpu("nvidia", "RTX 3060", None, problem="Unknown Error")
+    assert gpus_lost(entry, replace(facts, gpus=(good, good))) == ""
+    assert gpus_lost(entry, replace(facts, gpus=(good, lost))) == "1 of 2 GPUs work (Unknown Error)"
+    assert gpus_lost(replace(entry, gpus=None), facts) == ""
+
+
+@pytest.mark.runtime
+def test_a_host_whose_gpu_did_not_come_back_is_not_used(swarm):
+    fleet = read_fleet(swarm.paths.fleet)
+    changed = make_swarm(swarm.paths, replace(fleet, hosts=(fleet.hosts[0], replace(fleet.hosts[1], gpus=1))))
+    candidates = tuple(c for c in changed.candidates if c.host == "calisota")
+    one = Verification(changed, candidates, time.time())
+    assert not one.wait()
+    assert one.why.startswith("0 of 1 GPUs work")
+    assert threading.active_count() < 50
+
+
+FACTS = """swarmctl-probe 1 5
+@@5 host
+system Linux
+machine x86_64
+user u
+uid 1
+home /h
+data_dir /d
+@@5 end
+"""
