@@ -355,6 +355,20 @@ def test_a_blob_of_llamacpp_becomes_a_model_in_another_hosts_ollama(mixed, ollam
 
 
 @needs_ollama
+def test_a_wanted_model_is_made_as_up_would_make_it(mixed, ollamas):
+    text = mixed.paths.inventory.read_text().replace(
+        f"{{port: {ollamas['spinoza'].port}, manage: adopt}}\n",
+        f"{{port: {ollamas['spinoza'].port}, manage: adopt}}\n    models: [small]\n")
+    mixed.paths.inventory.write_text(text)
+    mixed.yard = replace(mixed.yard, inventory=read_inventory(mixed.paths.inventory))
+    (moved,) = mixed.push(SMALL, "spinoza", name="small")
+    made = ollama_models.card(Endpoint(port=ollamas["spinoza"].port), moved.name)
+    assert made.recipe["parameters"] == {"num_thread": 1, "num_ctx": 512}
+    assert [row.holding.wanted for row in mixed.rows("spinoza")["spinoza"]] == [True]
+    assert _waste(mixed)["spinoza"] == ()
+
+
+@needs_ollama
 def test_a_registry_out_of_reach_is_told_with_the_other_roads(mixed):
     done = mixed.run("models", "pull", "qwen3:0.6b", "--host", "spinoza", status=3)
     assert "spinoza: it cannot reach the registry for qwen3:0.6b" in done.stderr
