@@ -24,7 +24,7 @@ from swarmctl.errors import (
     TransferFailed,
     UsageError,
 )
-from swarmctl.fleet import blobs
+from swarmctl.fleet import blobs, transfer
 from swarmctl.fleet.blobs import Blob, Place, from_here, from_host, passing_path, reaches
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.progress import Teller
@@ -423,3 +423,23 @@ def test_to_hosts_that_trust_each_other_this_machine_sends_once(lab):
         assert digest(swarm.blob(name)) == digest(SMALL)
     later = swarm.copy("small", "worlock", "spinoza")
     assert later[0].sent == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_relay_ends_at_once_when_the_receiving_disk_is_full(swarm, tmp_path, monkeypatch):
+    data = swarm.lab.host("calisota").data_dir
+    data.mkdir(parents=True, exist_ok=True)
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(1 << 20) * 40)
+    monkeypatch.setattr(blobs, "_need", lambda *_: None)
+    monkeypatch.setattr(transfer, "SPARE", -(64 << 20))  # so that it is not refused beforehand
+    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=30m", "swarmctl-test", str(data)), check=True)
+    try:
+        to = swarm.place("calisota", data / "b")
+        blob = Blob("big", digest(big), big.stat().st_size)
+        with pytest.raises(DiskFull, match="no room for"):
+            from_host(swarm.place("worlock", big), to, blob, teller([]))
+        assert not list(data.glob("b*"))
+        to.remote.close()
+    finally:
+        subprocess.run(("umount", "-l", str(data)), check=True)
