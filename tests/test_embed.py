@@ -31,9 +31,11 @@ from stocked import free_ports, stock
 from swarmctl.dispatch.vectors import embed_all
 from swarmctl.errors import RequestRejected, ServerUnavailable, SwarmError, UsageError
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, read_fleet, write_fleet
+from swarmctl.inventory import Host, ModelWish, Placement
 from swarmctl.paths import Paths
-from swarmctl.runtimes.base import Endpoint
+from swarmctl.runtimes.base import Endpoint, Want
 from swarmctl.runtimes.embedding import Embedded, LlamaCppEmbedding, OllamaEmbedding
+from swarmctl.runtimes.gguf_header import Header, describe
 from swarmctl.runtimes.in_process import installed
 from swarmctl.verbs.embed import Count, Model, OutFile, Row, Text, embed, out_format, read_texts
 
@@ -312,6 +314,23 @@ def test_in_process_refuses_what_the_package_would_cut(minilm, home):
     done = home.run("embed", "--in-process", "-m", str(minilm), "word " * 300, "short", status=1)
     assert "302 tokens" in done.stderr
     assert [json.loads(line)["n"] for line in done.stdout.splitlines()] == [2]
+
+
+# the file, and what is planned of it
+
+
+@pytest.mark.parametrize(("pooling", "said", "embeds"), [(0, "", False), (1, "mean", True), (2, "cls", True),
+                                                         (3, "last", True), (4, "rank", False),
+                                                         (None, "", False)])
+def test_a_file_that_names_a_pooling_is_an_embedding_model_and_an_encoder_has_no_cache(pooling, said, embeds):
+    fields = {"general.architecture": "bert", "bert.block_count": 6, "bert.context_length": 512,
+              "bert.embedding_length": 384, "bert.attention.head_count": 12, "bert.attention.causal": False,
+              **({} if pooling is None else {"bert.pooling_type": pooling})}
+    found = describe(Header(fields, 22_000_000, 1), name="m", path="m.gguf", digest="d", size=46_000_000)
+    assert (found.pooling, found.kv_bytes_per_token, found.context_train) == (said, 0, 512)
+    host = Host("here", "local", models=(Placement("m"),))
+    assert Want(host, {"m": found}, {"m": ModelWish("m", "m.gguf")}).embeds("m") is embeds
+    assert Want(host, {"m": found}, {"m": ModelWish("m", "m.gguf", embedding=True)}).embeds("m")
 
 
 # a server that misbehaves

@@ -465,3 +465,42 @@ def test_check_ends_with_2_and_every_problem_on_stderr(tmp_path):
 
 def test_schema_prints_the_schema():
     assert json.loads(swarmctl("inventory", "schema").stdout) == json_schema()
+
+
+OLLAMA_HOSTS = """
+version: 1
+models:
+  small: {source: shipped:small}
+  qwen: {source: "ollama:qwen3:0.6b", embedding: true}
+hosts:
+  only: {ollama: {port: 12000, env: {OLLAMA_DEBUG: true}}, models: [small, {model: qwen}]}
+  both: {ollama: {}, llamacpp: {port: 9000}, models: [qwen, small, {model: small2, runtime: ollama}]}
+  neither: {models: [small, qwen], intermittent: true, mac: AA:bb:cc:dd:ee:ff, idle_minutes: 30}
+""".replace("  qwen:", "  small2: {source: shipped:small}\n  qwen:", 1)
+
+
+def test_a_placement_runs_on_the_only_runtime_named_else_on_llama_cpp_and_what_is_pulled_on_ollama():
+    only, both, neither = parse_inventory(OLLAMA_HOSTS, "inventory.yaml").hosts
+    assert [one.runtime for one in only.models] == ["ollama", "ollama"]
+    assert only.llamacpp is None
+    assert placement_ports(only) == (12000, 12000)
+    assert [one.runtime for one in both.models] == ["ollama", "llamacpp", "ollama"]
+    assert placement_ports(both) == (11434, 9001, 11434)
+    assert [one.runtime for one in neither.models] == ["llamacpp", "ollama"]
+    assert neither.ollama is not None
+    assert (neither.intermittent, neither.mac, neither.idle_minutes) == (True, "aa:bb:cc:dd:ee:ff", 30.0)
+
+
+@pytest.mark.parametrize(("change", "words"), [
+    (("models: [small, {model: qwen}]", "models: [{model: qwen, runtime: llamacpp}]"),
+     "ollama:qwen3:0.6b is for Ollama"),
+    (("models: [small, {model: qwen}]", "models: [{model: small, port: 9}]"), "expected a port"),
+    (("models: [small, {model: qwen}]", "models: [{model: small, port: 9000}]"), "use ollama.port"),
+    (("models: [small, {model: qwen}]", "models: [{model: small, flags: {mlock: true}}]"), "use ollama.env"),
+    (("OLLAMA_DEBUG: true", "OLLAMA_HOST: x"), "use `port`"),
+    (("llamacpp: {port: 9000}", "llamacpp: {port: 11433}"), "port 11434 of this machine is taken by"),
+    (("intermittent: true", "intermittent: maybe"), "expected true or false"),
+    (("AA:bb:cc:dd:ee:ff", "AA:bb"), "a network card's address"),
+])
+def test_what_an_ollama_host_may_not_say_is_named(change, words):
+    assert any(words in line for line in problems(OLLAMA_HOSTS.replace(*change)))

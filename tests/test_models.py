@@ -24,7 +24,7 @@ from swarmctl.errors import (
     TransferFailed,
     UsageError,
 )
-from swarmctl.fleet import blobs
+from swarmctl.fleet import blobs, transfer
 from swarmctl.fleet.blobs import Blob, Place, from_here, from_host, passing_path, reaches
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.progress import Teller
@@ -355,6 +355,20 @@ def test_a_blob_of_llamacpp_becomes_a_model_in_another_hosts_ollama(mixed, ollam
 
 
 @needs_ollama
+def test_a_wanted_model_is_made_as_up_would_make_it(mixed, ollamas):
+    text = mixed.paths.inventory.read_text().replace(
+        f"{{port: {ollamas['spinoza'].port}, manage: adopt}}\n",
+        f"{{port: {ollamas['spinoza'].port}, manage: adopt}}\n    models: [small]\n")
+    mixed.paths.inventory.write_text(text)
+    mixed.yard = replace(mixed.yard, inventory=read_inventory(mixed.paths.inventory))
+    (moved,) = mixed.push(SMALL, "spinoza", name="small")
+    made = ollama_models.card(Endpoint(port=ollamas["spinoza"].port), moved.name)
+    assert made.recipe["parameters"] == {"num_thread": 1, "num_ctx": 512}
+    assert [row.holding.wanted for row in mixed.rows("spinoza")["spinoza"]] == [True]
+    assert _waste(mixed)["spinoza"] == ()
+
+
+@needs_ollama
 def test_a_registry_out_of_reach_is_told_with_the_other_roads(mixed):
     done = mixed.run("models", "pull", "qwen3:0.6b", "--host", "spinoza", status=3)
     assert "spinoza: it cannot reach the registry for qwen3:0.6b" in done.stderr
@@ -409,3 +423,23 @@ def test_to_hosts_that_trust_each_other_this_machine_sends_once(lab):
         assert digest(swarm.blob(name)) == digest(SMALL)
     later = swarm.copy("small", "worlock", "spinoza")
     assert later[0].sent == 0
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_relay_ends_at_once_when_the_receiving_disk_is_full(swarm, tmp_path, monkeypatch):
+    data = swarm.lab.host("calisota").data_dir
+    data.mkdir(parents=True, exist_ok=True)
+    big = tmp_path / "big"
+    big.write_bytes(os.urandom(1 << 20) * 40)
+    monkeypatch.setattr(blobs, "_need", lambda *_: None)
+    monkeypatch.setattr(transfer, "SPARE", -(64 << 20))  # so that it is not refused beforehand
+    subprocess.run(("mount", "-t", "tmpfs", "-o", "size=30m", "swarmctl-test", str(data)), check=True)
+    try:
+        to = swarm.place("calisota", data / "b")
+        blob = Blob("big", digest(big), big.stat().st_size)
+        with pytest.raises(DiskFull, match="no room for"):
+            from_host(swarm.place("worlock", big), to, blob, teller([]))
+        assert not list(data.glob("b*"))
+        to.remote.close()
+    finally:
+        subprocess.run(("umount", "-l", str(data)), check=True)

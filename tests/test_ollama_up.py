@@ -159,6 +159,19 @@ def test_a_killed_server_comes_back_with_its_models(mixed):
     assert {host["state"] for host in mixed.report().values()} == {"unchanged"}
 
 
+def test_a_registry_out_of_reach_is_named_and_nothing_else_suffers(mixed):
+    text = mixed.paths.inventory.read_text()
+    far = text.replace("models:\n", "models:\n  far: {source: 'ollama:127.0.0.1:9/nobody/none:1'}\n", 1)
+    head, mark, rest = far.partition("  spinoza:\n")
+    rest = rest.replace("    models:\n", "    models:\n      - {model: far}\n", 1)
+    mixed.paths.inventory.write_text(head + mark + rest)
+    done = mixed.run("up", status=3)
+    mixed.paths.inventory.write_text(text)
+    assert "spinoza: it cannot reach the registry for 127.0.0.1:9/nobody/none:1" in done.stderr
+    assert "models push" in done.stderr
+    assert {host["state"] for host in mixed.report().values()} <= {"unchanged", "changed"}
+
+
 def test_its_environment_follows_from_the_inventory_and_a_change_restarts_it(mixed):
     text = mixed.paths.inventory.read_text()
     mixed.paths.inventory.write_text(text.replace("manage: own,", "manage: own, env: {OLLAMA_DEBUG: 1},"))
@@ -248,7 +261,8 @@ hosts:
 
 
 def test_a_release_is_taken_from_another_host_that_has_it(mixed):
-    """worlock gets an Ollama too: no folder and no store has the archive any more, only spinoza has it."""
+    """worlock gets an Ollama too: no folder and no store has the archive any more, only spinoza has it. The
+    model's bytes are there already, for llama.cpp."""
     text = mixed.paths.inventory.read_text()
     kept = [line for line in text.splitlines() if not line.startswith("airgap:")]
     at = next(n for n, line in enumerate(kept) if line == "  worlock:")
@@ -256,7 +270,8 @@ def test_a_release_is_taken_from_another_host_that_has_it(mixed):
     version = mixed.first["spinoza"]["steps"][0]["version"]
     kept.insert(at + 1, f"    ollama: {{port: {port}, manage: own, version: '{version}'}}")
     place = next(n for n in range(at, len(kept)) if kept[n].startswith("      - {model: tiny-large"))
-    kept.insert(place + 1, "      - {model: tiny-small, runtime: ollama}")
+    kept.insert(place + 1, "      - {model: twin, runtime: ollama}")
+    kept.insert(kept.index("models:") + 1, "  twin: {source: 'shipped:large', context: 512}")
     mixed.paths.inventory.write_text("\n".join((*kept, "")))
     shutil.rmtree(mixed.paths.store / "ollama", ignore_errors=True)
     try:
@@ -268,7 +283,7 @@ def test_a_release_is_taken_from_another_host_that_has_it(mixed):
         runtimes = next([one["runtime"] for one in host["served"]] for host in fleet["hosts"]
                         if host["name"] == "worlock")
         assert runtimes == ["llamacpp", "ollama"]
-        assert ask_json(mixed, "hello", "--host", "worlock", "-m", "tiny-small")["runtime"] == "ollama"
+        assert ask_json(mixed, "hello", "--host", "worlock", "-m", "twin")["runtime"] == "ollama"
     finally:
         mixed.paths.inventory.write_text(text)
     assert kinds(mixed.report()["worlock"]) == ["StopServer"]

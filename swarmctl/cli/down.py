@@ -65,6 +65,7 @@ def _said(entry: Stopped) -> str:
 
 
 def _record(entry: Stopped) -> dict[str, object]:
-    return {"host": entry.host, "servers": list(entry.servers), "seconds": round(entry.seconds, 3), "left": entry.left,
+    return {"host": entry.host, "servers": list(entry.servers), "seconds": round(entry.seconds, 3),
+            "left": entry.left,
             "error": entry.error.message if entry.error else None,
             "hint": entry.error.hint if entry.error else None}

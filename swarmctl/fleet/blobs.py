@@ -201,7 +201,7 @@ def _through_here(source: Place, to: Place, blob: Blob, tell: Teller, argv: tupl
         try:
             done = source.remote.execute(("tail", "-c", f"+{offset + 1}", "--", source.path), timeout=limit,
                                          sink=pipe.add)
-        except (SwarmError, _Over) as exc:
+        except (SwarmError, BrokenPipeError) as exc:
             pipe.end(exc if isinstance(exc, SwarmError) else None)
             return
         pipe.end(None if done.exit_status == 0 else
@@ -216,10 +216,6 @@ def _through_here(source: Place, to: Place, blob: Blob, tell: Teller, argv: tupl
         reader.join(STALL)
 
 
-class _Over(Exception):
-    """The receiving side has ended."""
-
-
 class _Pipe:
     """Pieces from one thread to another, at most PIECES in memory."""
 
@@ -229,14 +225,14 @@ class _Pipe:
         self._failure: SwarmError | None = None
 
     def add(self, data: bytes) -> None:
-        """Take a piece; waits while too many wait. Raises _Over once nobody reads any more."""
+        """Take a piece; waits while too many wait. Raises BrokenPipeError once nobody reads any more."""
         while not self.over.is_set():
             try:
                 self._queue.put(data, timeout=0.5)
             except queue.Full:
                 continue
             return
-        raise _Over
+        raise BrokenPipeError("the receiving side has ended")
 
     def end(self, failure: SwarmError | None) -> None:
         """Say that no more comes, and why where that is early."""

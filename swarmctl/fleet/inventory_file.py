@@ -52,7 +52,7 @@ def _bytes(path: Path) -> bytes:
 
 
 def _located(model: ModelWish, folder: Path) -> ModelWish:
-    if model.source.startswith(("shipped:", "https://")):
+    if model.source.startswith(("shipped:", "ollama:", "https://")):
         return model
     return replace(model, source=_absolute(model.source, folder))
 

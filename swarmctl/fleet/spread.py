@@ -70,16 +70,18 @@ class Cargo:
 @dataclass(frozen=True, slots=True)
 class Target:
     """One destination as it was found: where the bytes go, and the Ollama that makes a model of them, if
-    any. `passing` bytes are removed once that is done."""
+    any. `passing` bytes are removed once that is done. `recipe` is this host's own, over the cargo's."""
 
     stock: Stock
     place: Place
     ollama: OllamaStock | None
     has: bool
     passing: bool
+    recipe: Mapping[str, Any] | None = None
 
 
-def target(cargo: Cargo, stock: Stock, runtime: str | None, ssh_config: str | None) -> Target:
+def target(cargo: Cargo, stock: Stock, runtime: str | None, ssh_config: str | None,
+           recipe: Mapping[str, Any] | None = None) -> Target:
     """Where a model goes on a host. Raises UsageError where that host has no such runtime."""
     host, data_dir, sha = stock.host, stock.seen.data_dir, cargo.blob.sha256
     blob = any(one.sha256 == sha and one.size == cargo.blob.size for one in stock.seen.blobs)
@@ -91,7 +93,7 @@ def target(cargo: Cargo, stock: Stock, runtime: str | None, ssh_config: str | No
     path = blob_path(data_dir, sha) if blob else passing_path(data_dir, sha)
     there = any(tag.name == cargo.tag for tag in ollama.tags)
     return Target(stock, Place(stock.remote, path, data_dir, host.ssh, ssh_config), ollama, has=there,
-                  passing=not blob)
+                  passing=not blob, recipe=recipe)
 
 
 def ollama_of(stock: Stock) -> OllamaStock:
@@ -181,8 +183,8 @@ def _make(cargo: Cargo, at: Target, landed: Moved | SwarmError, event: Callable[
     began, tell = time.monotonic(), Teller(at.stock.host.name, 2, 2, f"create {cargo.tag}", event)
     tell("", state="begun")
     try:
-        into_ollama(at.place, at.ollama.port, at.ollama.endpoint, cargo.blob, cargo.tag, recipe=cargo.recipe,
-                    tell=tell)
+        into_ollama(at.place, at.ollama.port, at.ollama.endpoint, cargo.blob, cargo.tag,
+                    recipe=at.recipe or cargo.recipe, tell=tell)
     except SwarmError as exc:
         tell(exc.message, state="failed")
         raise

@@ -11,7 +11,7 @@ from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.remote import connect
 from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.fleet.tunnels import open_tunnel
-from swarmctl.runtimes.base import Endpoint
+from swarmctl.runtimes.base import Endpoint, Want
 from swarmctl.runtimes.ollama_models import full_name
 
 if TYPE_CHECKING:
@@ -43,6 +43,13 @@ class Yard:
     def known(self) -> Known:
         """What is known of models without asking a host."""
         return known_models(self.inventory, self.source.parent, self.paths, self.fleet())
+
+    def want(self, host: Host) -> Want:
+        """What is wanted of a host, as far as it is known without asking anybody."""
+        known = self.known()
+        names = sorted({placement.model for placement in host.models})
+        return Want(host, {name: known.files[name] for name in names if name in known.files},
+                    {name: self.inventory.models[name] for name in names})
 
     def chosen(self, names: Sequence[str]) -> tuple[Host, ...]:
         """The hosts of those names; all where none is named. Raises UsageError."""

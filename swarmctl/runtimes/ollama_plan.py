@@ -187,7 +187,7 @@ def _measures(want: Want, seen: Facts, shape: Shape, *, adopts: bool, anew: bool
             yield MeasureSpeed(OWN, placement.model, port,
                                served_context(want, placement, shape, adopted=adopts),
                                "its speed here has not been measured", tag,
-                               want.wishes[placement.model].embedding)
+                               want.embeds(placement.model))
 
 
 def _check_disk(want: Want, seen: Facts, models: tuple[CreateModel | PullModel, ...]) -> None:

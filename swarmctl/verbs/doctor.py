@@ -127,7 +127,7 @@ def _endpoints(paths: Paths, host: Host, served: Sequence[Served], ssh_config: s
 
 
 def _asked(served: Served, endpoint: Endpoint) -> Claim:
-    health = runtime(served.runtime).health(endpoint, timeout=HEALTH_TIMEOUT)
+    health = runtime(served.runtime, embedding=served.embedding).health(endpoint, timeout=HEALTH_TIMEOUT)
     template = None
     if health.state in ("ready", "idle"):
         template = served_template(served.runtime, endpoint, timeout=TEMPLATE_TIMEOUT)

@@ -19,7 +19,6 @@ from swarmctl.fleet.remote import connect
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.yard import LOOK_LIMIT
 from swarmctl.runtimes import ollama_models
-from swarmctl.runtimes.base import Want
 from swarmctl.runtimes.placement import place
 
 if TYPE_CHECKING:
@@ -74,10 +73,7 @@ def fits(yard: Yard, only: Sequence[str] = ()) -> Iterator[tuple[Host, tuple[Sha
                          hint="`swarmctl up --dry-run` fetches it")
 
     def look(host: Host) -> tuple[Share, ...]:
-        names = sorted({placement.model for placement in host.models})
-        want = Want(host, {name: known.files[name] for name in names if name in known.files},
-                    {name: yard.inventory.models[name] for name in names})
-        return place(want, survey(connect(host, yard.paths, yard.inventory.ssh_config), host))
+        return place(yard.want(host), survey(connect(host, yard.paths, yard.inventory.ssh_config), host))
 
     yield from over_hosts(hosts, look, timeout=LOOK_LIMIT)
 

@@ -4,8 +4,9 @@ Ollama's registry."""
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import CommandFailed, SwarmError, UsageError
 from swarmctl.fleet.blobs import Blob, Place, blob_path, size_there
@@ -13,7 +14,10 @@ from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.spread import HOST_LIMIT, Cargo, Moved, ollama_of, reports, spread, target
 from swarmctl.fleet.store import describe_file
+from swarmctl.inventory import placed_on
 from swarmctl.runtimes import ollama_models
+from swarmctl.runtimes.ollama_plan import plan_ollama
+from swarmctl.steps import CreateModel
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -87,11 +91,26 @@ def _move(yard: Yard, cargo: Cargo, hosts: Sequence[Host], runtime: str | None,
         try:
             if isinstance(stock, SwarmError):
                 raise stock
-            targets[host.name] = target(cargo, stock, runtime, yard.inventory.ssh_config)
+            targets[host.name] = target(cargo, stock, runtime, yard.inventory.ssh_config,
+                                        _wished(yard, stock, cargo.tag))
         except SwarmError as exc:
             done[host.name] = exc
     wanted = [targets[host.name] for host in hosts if host.name in targets]
     return reports(hosts, done | spread(cargo, wanted, yard.paths.state, event))
+
+
+def _wished(yard: Yard, stock: Stock, tag: str) -> dict[str, Any] | None:
+    """What `up` would make this very model with on that host, so that it finds nothing to do later; None
+    where it would make none."""
+    if not placed_on(stock.host, "ollama"):
+        return None
+    try:
+        steps = plan_ollama(yard.want(stock.host), replace(stock.seen, ollamas=tuple(
+            replace(one, models=()) for one in stock.seen.ollamas)))
+    except (SwarmError, KeyError):
+        return None  # `up` will say what is wrong; this model may be brought there all the same
+    made = next((step for step in steps if isinstance(step, CreateModel) and step.tag == tag), None)
+    return {"parameters": dict(made.parameters)} if made and made.parameters else None
 
 
 def _from_blob(yard: Yard, stock: Stock, one: Holding, name: str) -> Cargo:
