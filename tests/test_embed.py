@@ -295,6 +295,26 @@ def test_a_server_embeds_through_an_ollama_of_the_fleet_too(home, ollama):
         write_fleet(home.paths.fleet, fleet)
 
 
+def test_up_puts_it_into_an_adopted_ollama_too_and_knows_it_by_its_file(ollama, gguf, tmp_path):
+    cli = Cli(Paths.from_environ({"SWARMCTL_HOME": str(tmp_path), "HOME": str(tmp_path)}), tmp_path)
+    cli.paths.inventory.parent.mkdir(parents=True)
+    cli.paths.inventory.write_text(
+        f"version: 1\nmodels:\n  minilm: {{source: {gguf}}}\nhosts:\n  here:\n    ssh: local\n"
+        f"    data_dir: {tmp_path / 'data'}\n    ollama: {{port: {ollama.port}, manage: adopt}}\n"
+        "    models: [minilm]\n")
+    cli.run("up")
+    (host,) = read_fleet(cli.paths.fleet).hosts
+    (served,) = host.served
+    assert (served.runtime, served.embedding, served.decode_speed) == ("ollama", True, 0.0)
+    (row,) = [json.loads(line) for line in cli.run("embed", TEXTS[0]).stdout.splitlines()]
+    assert row["digest"] == hashlib.sha256(gguf.read_bytes()).hexdigest()
+    (seen,) = json.loads(cli.run("status", "--json").stdout)
+    # Idle where the runner was loaded under this blob's other tag: /api/ps knows it by that one.
+    assert seen["servers"][0]["state"] in {"ready", "idle"}
+    assert "no model is served" in cli.run("ask", "hello", status=1).stderr
+    assert json.loads(cli.run("up", "--json").stdout)["hosts"][0]["state"] == "unchanged"
+
+
 def test_an_ollama_model_that_is_not_loaded_stays_so_when_looked_at(ollama):
     endpoint = Endpoint(port=ollama.port, model="minilm:abc")
     ollama.call("/api/embed", {"model": "minilm:abc", "input": "a", "keep_alive": 0})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import threading
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from hashlib import sha256
 
 import pytest
 from recorded import paths_under
 from running import Cli, ask_json
-from test_ask import LONG, Server
+from test_ask import Server
 
 from swarmctl.dispatch.marks import INTERMITTENT_PAUSE, mark_down, read_mark
 from swarmctl.dispatch.swarm import make_swarm
@@ -19,6 +20,8 @@ from swarmctl.dispatch.verify import Verification, gpus_lost
 from swarmctl.facts import Gpu, parse_facts
 from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
 from swarmctl.fleet.standing import read_aside, set_aside, take_back
+from swarmctl.runtimes.base import Endpoint
+from swarmctl.runtimes.http import request
 
 pytestmark = pytest.mark.timeout(200)
 
@@ -108,29 +111,44 @@ def test_a_host_that_the_inventory_lacks_is_a_mistake(swarm):
     assert "it has spinoza, calisota" in swarm.run("cordon", "nobody", status=2).stderr
 
 
+@contextmanager
+def answering(server: Server):
+    """Keep the server's one slot at work, by three who ask without end; yields the event that ends it."""
+    endpoint = Endpoint(port=server.port)
+    body = {"prompt": "a", "n_predict": 900, "ignore_eos": True}
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.is_set():
+            with request(endpoint, "POST", "/completion", body, connect_timeout=5, timeout=60) as reply:
+                reply.json()
+
+    threads = [threading.Thread(target=ask) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield over
+    finally:
+        over.set()
+        for thread in threads:
+            thread.join(60)
+
+
 @pytest.mark.runtime
-def test_drain_waits_for_the_answer_under_way(swarm):
-    asking = swarm.start("ask", "-H", "spinoza", "--schema", json.dumps(LONG), "count", "--max-tokens", "500")
-    time.sleep(0.7)
-    done = swarm.run("drain", "spinoza", "--json")
-    found = json.loads(done.stdout)
-    assert found["busy"] == 0
-    asking.communicate(timeout=60)
-    assert asking.returncode == 0
+def test_drain_waits_for_the_answer_under_way(swarm, servers):
+    with answering(servers["spinoza"]) as over:
+        threading.Timer(2.0, over.set).start()
+        done = swarm.run("drain", "spinoza", "--json")
+        assert over.is_set()
+    assert "1 answer under way" in done.stderr
+    assert json.loads(done.stdout)["busy"] == 0
     assert read_aside(swarm.paths, "spinoza").state == "cordoned", "drained is cordoned"
 
 
 @pytest.mark.runtime
-def test_drain_gives_up_and_says_what_still_goes_on(swarm):
-    asking = swarm.start("ask", "-H", "spinoza", "--schema", json.dumps(LONG), "count", "--max-tokens", "500")
-    deadline = time.monotonic() + 20
-    while True:
-        done = swarm.run("drain", "spinoza", "--timeout", "0", "--json", status=None)
-        if done.returncode == 1 or time.monotonic() > deadline:
-            break
-    asking.kill()
-    asking.communicate(timeout=10)
-    assert done.returncode == 1, "the answer was over before we looked"
+def test_drain_gives_up_and_says_what_still_goes_on(swarm, servers):
+    with answering(servers["spinoza"]):
+        done = swarm.run("drain", "spinoza", "--timeout", "0", "--json", status=1)
     assert "1 answer still under way after 0 s" in done.stderr
     assert read_aside(swarm.paths, "spinoza").state == "draining"
 
