@@ -161,9 +161,10 @@ def test_a_model_that_is_not_there_is_unavailable_and_a_bad_request_is_rejected(
 
 def test_a_runner_killed_in_mid_stream_is_openly_replaced_and_restarts(swarm, server):
     list(Ollama().chat(server.endpoint("large"), say("hello"), **WAITS))
+    runners = server.runners()
     process = swarm.start("ask", "What is 23 + 45?", "--schema", json.dumps(LONG))
     assert process.stdout.read(3)
-    for pid in server.runners():
+    for pid in runners:
         os.kill(pid, signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err

@@ -136,9 +136,10 @@ def test_questions_go_over_both_runtimes_and_say_the_inventorys_name(mixed):
 
 def test_a_runner_killed_in_mid_stream_is_answered_by_the_llama_cpp_host(mixed, stranger):
     ask_json(mixed, "hello", "--host", "calisota")
+    runners = stranger.runners()
     process = mixed.start("ask", "-m", "tiny-large", "What is 23 + 45?", "--schema", json.dumps(LONG))
     assert process.stdout.read(3)
-    for pid in stranger.runners():
+    for pid in runners:
         os.kill(pid, signal.SIGKILL)
     out, err = process.communicate(timeout=120)
     assert process.returncode == 0, err
