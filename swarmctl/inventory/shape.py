@@ -198,7 +198,6 @@ LLAMACPP = Record("llamacpp", "a mapping that says how llama.cpp runs", (
     Key("flags", _flags, "Options for every llama-server of this host: a long option's name without dashes, "
         "and its value. `true` gives the bare option, `false` leaves out one that swarmctl would set.",
         "none"),
-    Key("version", _version, "The release to run.", "the one this swarmctl knows"),
 ), nothing=True)
 
 OLLAMA = Record("ollama", "a mapping that says how Ollama runs", (

@@ -42,12 +42,11 @@ class Limits:
 class LlamaCppWish:
     """How llama.cpp should run on a host. `port` is the first of one port a model; `flags` go to llama-server
     as `--key value` and win over what follows from facts; a true value is the bare `--key`, a false one
-    leaves out what swarmctl would have set. `version` pins the release; None is the one swarmctl knows."""
+    leaves out what swarmctl would have set."""
 
     port: int = DEFAULT_PORT
     backend: str = "auto"
     flags: Mapping[str, Any] = field(default_factory=dict)
-    version: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
