@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import socket
 from typing import TYPE_CHECKING
 
+from swarmctl.fleet import ports
 from swarmctl.fleet.local import LocalRemote
 from swarmctl.fleet.store import Store
 from swarmctl.fleet.survey import survey
@@ -28,10 +28,5 @@ def stock(cache: Path, binaries: Path) -> Store:
 
 
 def free_ports(count: int) -> list[int]:
-    socks = [socket.socket() for _ in range(count)]
-    for sock in socks:
-        sock.bind(("127.0.0.1", 0))
-    ports = [sock.getsockname()[1] for sock in socks]
-    for sock in socks:
-        sock.close()
-    return ports
+    """Each with room for the ports of seven more models after it."""
+    return list(ports.free_ports(count, 8))

@@ -17,11 +17,11 @@ import pytest
 import swarmctl
 from swarmctl.errors import SwarmError, UsageError
 from swarmctl.fleet import tunnels
+from swarmctl.fleet.ports import free_ports
 from swarmctl.fleet.remote import connect
 from swarmctl.inventory import parse_inventory
 from swarmctl.lab import network, processes
 from swarmctl.lab.lab import Lab
-from swarmctl.lab.network import free_ports
 from swarmctl.lab.share import V1, V2, make_share, remove_share
 from swarmctl.lab.sshd import greets, sshd_config
 from swarmctl.verbs.lab import lab_cut, lab_down, lab_folder, lab_mend, lab_status, lab_up

@@ -208,7 +208,6 @@ def test_a_host_whose_gpu_did_not_come_back_is_not_used(swarm):
     one = Verification(changed, candidates, time.time())
     assert not one.wait()
     assert one.why.startswith("0 of 1 GPUs work")
-    assert threading.active_count() < 50
 
 
 FACTS = """swarmctl-probe 1 5

@@ -106,7 +106,7 @@ install_ollama() { # VERSION ARCHIVE: unpack incoming/ARCHIVE, see that it is th
         echo "$said" | tail -n 3 >&2
         exit 5
     }
-    rm -rf "$part/home"
+    rm -rf "${part:?}/home"
     found=$(echo "$said" | sed -n 's/.*version is //p' | tail -n 1)
     if [ "$found" != "$1" ]; then
         echo "$2 holds release $found and not $1; say the one you mean in the inventory's ollama.version" >&2

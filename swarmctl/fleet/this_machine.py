@@ -6,10 +6,10 @@ used only while there is no inventory of the person's own.
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
+from swarmctl.fleet.ports import free_ports
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,7 +23,7 @@ def this_machine(paths: Paths) -> Path:
     """Write the inventory of this machine, once, and say where it is."""
     path = paths.this_machine
     if not path.exists():
-        write_whole(path, inventory_text(str(paths.data / "this-machine"), _free_port()))
+        write_whole(path, inventory_text(str(paths.data / "this-machine"), free_ports(1, len(MODELS))[0]))
     return path
 
 
@@ -43,22 +43,3 @@ def inventory_text(data_dir: str, port: int) -> str:
         f"    llamacpp: {{port: {port}}}\n"
         f"    models:\n{placed}\n"
     )
-
-
-def _free_port() -> int:
-    """A port such that it and its successors for the other models are free now."""
-    while True:
-        with socket.socket() as first:
-            first.bind(("127.0.0.1", 0))
-            port = int(first.getsockname()[1])
-        if port + len(MODELS) < 65536 and all(_is_free(port + more) for more in range(len(MODELS))):
-            return port
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        try:
-            sock.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

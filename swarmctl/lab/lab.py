@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from swarmctl.errors import SwarmError, UsageError
+from swarmctl.fleet.ports import free_ports
 from swarmctl.fleet.tunnels import close_all
 from swarmctl.lab import network, processes
 from swarmctl.lab.share import make_share, remove_share, within
@@ -271,9 +272,9 @@ def _plan_hosts(folder: Path, mode: Mode, names: Sequence[str]) -> tuple[LabHost
         spaces = network.plan_namespaces(folder, tuple(names))
         return tuple(LabHost(name, folder / "hosts" / name, space.address, 22, 8090, space)
                      for name, space in zip(names, spaces, strict=True))
-    servers = network.free_ports(len(names), network.PORTS_A_HOST)
+    servers = free_ports(len(names), network.PORTS_A_HOST)
     taken = {port + step for port in servers for step in range(network.PORTS_A_HOST)}
-    doors = [port for port in network.free_ports(len(names) + len(taken)) if port not in taken]
+    doors = [port for port in free_ports(len(names) + len(taken)) if port not in taken]
     return tuple(LabHost(name, folder / "hosts" / name, network.LOOPBACK, door, server)
                  for name, door, server in zip(names, doors, servers, strict=False))
 

@@ -8,8 +8,6 @@ else.
 from __future__ import annotations
 
 import contextlib
-import random
-import socket
 import subprocess
 from dataclasses import dataclass
 from hashlib import sha256
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 
 IP_TIMEOUT = 10.0
 LOOPBACK = "127.0.0.1"
-#: Below the range that Linux and macOS take outgoing ports from, so that a kept port stays free.
-PORTS = range(20_000, 32_000)
 PORTS_A_HOST = 8
 
 
@@ -35,19 +31,6 @@ class Namespace:
     cable: str
     bridge: str
     address: str
-
-
-def free_ports(count: int, width: int = 1) -> tuple[int, ...]:
-    """The first ports of `count` runs of `width` ports that nobody listens on, none of them overlapping."""
-    found: list[int] = []
-    for _ in range(200 * count):
-        first = random.randrange(PORTS.start, PORTS.stop - width)  # noqa: S311  nothing secret about a port
-        apart = all(abs(first - other) >= width for other in found)
-        if apart and all(_is_free(port) for port in range(first, first + width)):
-            found.append(first)
-        if len(found) == count:
-            return tuple(found)
-    raise SwarmError(f"no {count * width} free ports between {PORTS.start} and {PORTS.stop}")
 
 
 def plan_namespaces(folder: Path, names: tuple[str, ...]) -> tuple[Namespace, ...]:
@@ -126,13 +109,3 @@ def _ip(*words: str) -> str:
         raise SwarmError(f"`ip {' '.join(words)}` failed: {done.stderr.strip()}",
                          hint="network namespaces need root: swarmctl lab up --mode loopback needs none")
     return done.stdout
-
-
-def _is_free(port: int) -> bool:
-    with socket.socket() as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((LOOPBACK, port))
-        except OSError:
-            return False
-    return True
