@@ -128,8 +128,7 @@ def test_two_ups_at_once_both_end_well_and_one_waited(here):
     ends = [process.communicate(timeout=120) for process in (first, second)]
     assert [first.returncode, second.returncode] == [0, 0], ends
     said = [stderr.decode() for _, stderr in ends]
-    # The first may not have written its name yet when the second asks for it.
-    assert sum("waiting for" in text and "swarmctl" in text for text in said) == 1
+    assert sum("waiting for" in text and "swarmctl (pid" in text for text in said) == 1
     assert here.up_report()["here"]["state"] == "unchanged"
 
 

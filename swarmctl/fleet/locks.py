@@ -40,11 +40,12 @@ def local_lock(path: Path, what: str, *, wait: float, on_wait: Callable[[str], N
         said = False
         while not _try(file.fileno()):
             file.seek(0)
-            holder = file.read().strip() or "another swarmctl process"
+            named = file.read().strip()
+            holder = named or "another swarmctl process"
             if time.monotonic() > deadline:
                 raise LockBusy(f"{what}: {holder} is at it, since more than {wait:.0f} s",
                                hint="wait for it to end, then run the same again")
-            if not said:
+            if named and not said:  # who took it just now has yet to write its name
                 on_wait(f"waiting for {holder}")
                 said = True
             time.sleep(POLL)
