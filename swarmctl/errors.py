@@ -117,6 +117,10 @@ class ContextExceeded(RequestRejected):
     """The prompt is longer than the server's context; a host with a larger one can take it."""
 
 
+class Unsupported(RequestRejected):
+    """This model or its runtime cannot do what is asked, such as calling tools; another one may."""
+
+
 class NoCandidate(SwarmError):
     """No (host, model) pair can take this request; the message says why for each."""
 

@@ -2,10 +2,12 @@
 
 `ChatRequest` goes to a runtime and `Chunk`s come back; an `Exchange` is the row that remembers both. `Rating`
 and `Comparison` refer to exchanges by id. Every row turns into one flat-keyed JSON object with `to_record`.
+swarmctl passes tool calls through and runs none: a `ToolCall` goes out, its result comes back as a `Message`.
 """
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,7 +19,7 @@ CROCKFORD = "0123456789abcdefghjkmnpqrstvwxyz"
 
 Category = Literal["routine", "complex", "code"]
 CATEGORIES: tuple[Category, ...] = ("routine", "complex", "code")
-Finish = Literal["stop", "length", "cancelled", "error"]
+Finish = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 
 
 def new_id(milliseconds: int, entropy: int) -> str:
@@ -28,17 +30,39 @@ def new_id(milliseconds: int, entropy: int) -> str:
 
 
 @dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A function that a model asks to have called. `arguments` is JSON text, as the model wrote it: an object
+    where the model kept to the tool's schema, and it need not have."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
 class Message:
-    """One turn of a conversation."""
+    """One turn of a conversation. An assistant's may hold `tool_calls`; one of role tool is the result of the
+    call `tool_call_id` of the function `name`."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: tuple[ToolCall, ...] = ()
+    tool_call_id: str | None = None
+    name: str | None = None
+
+    def to_record(self) -> dict[str, Any]:
+        """As part of a journal's row: what is not set is left out."""
+        return {key: value for key, value in asdict(self).items() if value or key in ("role", "content")}
 
 
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """What is asked of a model. None means the server's default; `schema` is a JSON Schema the answer must
-    satisfy."""
+    satisfy.
+
+    `tools` are function definitions in OpenAI's form ({"type": "function", "function": {name, description,
+    parameters}}). `tool_choice` is auto, none, required or the name of the one that must be called.
+    """
 
     messages: tuple[Message, ...]
     max_tokens: int | None = None
@@ -46,13 +70,22 @@ class ChatRequest:
     seed: int | None = None
     schema: Mapping[str, Any] | None = None
     stop: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | None = None
 
     def params(self) -> dict[str, Any]:
         """The parameters as recorded with the exchange: everything but the messages, without the unset
         ones."""
         found = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed,
-                 "schema": self.schema, "stop": list(self.stop) or None}
+                 "schema": self.schema, "stop": list(self.stop) or None, "tools": list(self.tools) or None,
+                 "tool_choice": self.tool_choice}
         return {key: value for key, value in found.items() if value is not None}
+
+    def characters(self) -> int:
+        """The length of all that the model reads: messages, calls and the definitions of tools."""
+        said = sum(len(turn.content) + sum(len(call.name) + len(call.arguments) for call in turn.tool_calls)
+                   for turn in self.messages)
+        return said + (len(json.dumps(self.tools)) if self.tools else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +104,14 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a streamed answer. The last one, and only it, has `finish`."""
+    """A piece of a streamed answer. The last one, and only it, has `finish`. `tool_calls` are whole: each is
+    sent once, as soon as its arguments are complete."""
 
     text: str = ""
     logprob: float | None = None
     finish: Finish | None = None
     timings: Timings | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +148,16 @@ class Exchange:
     timings: Timings = field(default_factory=Timings)
     attempts: tuple[Attempt, ...] = ()
     route: Mapping[str, Any] = field(default_factory=dict)
+    tool_calls: tuple[ToolCall, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
         """The journal's row."""
-        return {"v": RECORD_VERSION, "kind": "exchange", **asdict(self)}
+        said = tuple(turn.to_record() for turn in self.messages)
+        return {"v": RECORD_VERSION, "kind": "exchange", **asdict(self), "messages": said}
+
+    def answer_message(self) -> Message:
+        """The answer as the conversation's next turn."""
+        return Message("assistant", self.answer, self.tool_calls)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 from collections import Counter
+from dataclasses import asdict
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from recorded import exchange, identity, rating
 
 from swarmctl.errors import LedgerError, UsageError
-from swarmctl.exchange import Message
+from swarmctl.exchange import Message, ToolCall
 from swarmctl.ledger import journal
 from swarmctl.ledger.lookup import (
     conversation_messages,
@@ -385,5 +386,21 @@ def test_a_question_that_got_no_answer_is_left_out_of_the_conversation(tmp_path)
 
 def test_a_record_that_somebody_edited_is_a_clear_error(tmp_path):
     journal.append(tmp_path, {**exchange(1).to_record(), "messages": [{"text": "hm"}]})
+    with pytest.raises(LedgerError, match="not in our form"):
+        conversation_messages(tmp_path, identity(1))
+
+
+def test_a_conversation_goes_on_from_the_calls_that_an_answer_asked_for(tmp_path):
+    call = ToolCall("c1", "weather", '{"city": "Paris"}')
+    row = {**exchange(1, answer="").to_record(), "tool_calls": [asdict(call)]}
+    journal.append(tmp_path, row)
+    assert conversation_messages(tmp_path, identity(1))[-1] == Message("assistant", "", (call,))
+    told = Message("tool", "sun", tool_call_id="c1", name="weather")
+    journal.append(tmp_path, {**exchange(2).to_record(), "messages": [told.to_record()]})
+    assert conversation_messages(tmp_path, identity(2))[0] == told
+
+
+def test_a_row_whose_calls_are_not_ours_is_named(tmp_path):
+    journal.append(tmp_path, {**exchange(1).to_record(), "tool_calls": [{"id": "c1"}]})
     with pytest.raises(LedgerError, match="not in our form"):
         conversation_messages(tmp_path, identity(1))

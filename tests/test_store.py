@@ -7,12 +7,14 @@ import random
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import duckdb
 import pytest
 from recorded import comparison, exchange, identity, paths_under, rating
 
 from swarmctl.errors import LedgerError, LockBusy
+from swarmctl.exchange import Message, ToolCall
 from swarmctl.ledger import journal, store
 from swarmctl.ledger.migrations import MIGRATIONS, Migration, migrate
 from swarmctl.ledger.rows import COLUMNS
@@ -88,11 +90,37 @@ def test_every_field_of_an_exchange_is_a_column(paths):
         "finish": "stop", "error": "cut", "params": '{"max_tokens":64}', "max_tokens": 64,
         "temperature": None, "seed": None, "prompt_tokens": 12, "cached_tokens": None, "prompt_seconds": 0.05,
         "completion_tokens": 4, "decode_seconds": 0.1, "load_seconds": None, "first_token_seconds": 0.06,
-        "total_seconds": 0.2, "failovers": 1, "more": None}
+        "total_seconds": 0.2, "failovers": 1, "tool_calls": None, "more": None}
     assert ask(paths, "SELECT position, role, content FROM messages ORDER BY position") == [
         (0, "system", "be brief"), (1, "user", "what is two and two?")]
     assert ask(paths, "SELECT host, model, error, tokens FROM attempts") == [
         ("calisota", "tiny-large", "connection refused", 0)]
+
+
+def test_tool_calls_and_their_results_have_columns(paths):
+    call = ToolCall("c1", "weather", '{"city": "Paris"}')
+    said = (Message("user", "hi"), Message("assistant", "", (call,)),
+            Message("tool", "sun", (), "c1", "weather"))
+    journal.append(paths.journal, replace(exchange(1), messages=said, tool_calls=(call,)).to_record())
+    store.sync(paths)
+    assert ask(paths, "SELECT tool_calls->0->>'name' FROM answers") == [("weather",)]
+    assert ask(paths, "SELECT role, tool_calls->0->>'arguments', tool_call_id, name FROM messages "
+                      "ORDER BY position") == [("user", None, None, None),
+                                               ("assistant", '{"city": "Paris"}', None, None),
+                                               ("tool", None, "c1", "weather")]
+
+
+def test_a_ledger_from_before_there_were_tools_gains_their_columns_and_keeps_its_rows(paths):
+    old = exchange(1).to_record()
+    del old["tool_calls"]
+    journal.append(paths.journal, old)
+    connection = duckdb.connect(str(paths.ledger))
+    migrate(connection, MIGRATIONS[:3])
+    connection.execute("INSERT INTO exchanges (id, model) VALUES ('before', 'm')")
+    connection.close()
+    store.sync(paths)
+    assert ask(paths, "SELECT id, tool_calls FROM answers ORDER BY id") == [(identity(1), None),
+                                                                            ("before", None)]
 
 
 def test_a_second_sync_takes_in_nothing_and_changes_nothing(paths):

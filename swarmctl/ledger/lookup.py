@@ -10,11 +10,11 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import LedgerError, UsageError
-from swarmctl.exchange import CROCKFORD, Message, Rating
+from swarmctl.exchange import CROCKFORD, Message, Rating, ToolCall
 from swarmctl.ledger import journal
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from swarmctl.ledger.journal import Record
@@ -138,12 +138,20 @@ def _rating(record: Record) -> Rating:
 
 def _messages(record: Record) -> tuple[Message, ...]:
     try:
-        said = tuple(Message(one["role"], one["content"]) for one in record["messages"])
-    except (KeyError, TypeError) as exc:
+        said = tuple(Message(one["role"], one["content"], _calls(one), one.get("tool_call_id"),
+                             one.get("name")) for one in record["messages"])
+        calls = _calls(record)
+    except (KeyError, TypeError, AttributeError) as exc:
         raise _malformed(record) from exc
-    if record.get("answer"):
-        return (*said, Message("assistant", record["answer"]))
+    if record.get("answer") or calls:
+        return (*said, Message("assistant", record.get("answer") or "", calls))
     return said[:-1] if said and said[-1].role == "user" else said
+
+
+def _calls(record: Mapping[str, Any]) -> tuple[ToolCall, ...]:
+    """The calls that a record or one of its messages holds; rows from before there were tools hold none."""
+    return tuple(ToolCall(str(one["id"]), str(one["name"]), str(one["arguments"]))
+                 for one in record.get("tool_calls") or ())
 
 
 def _checked(id_part: str) -> str:

@@ -80,6 +80,16 @@ MIGRATIONS: tuple[Migration, ...] = (
             SELECT e.*, r.score, r.stars, r.comment, r.correction
             FROM exchanges e LEFT JOIN current_ratings r ON r.exchange = e.id;
         """),
+    Migration(4, "tool calls", """
+        DROP VIEW answers;
+        ALTER TABLE exchanges ADD COLUMN tool_calls JSON;
+        ALTER TABLE messages ADD COLUMN tool_calls JSON;
+        ALTER TABLE messages ADD COLUMN tool_call_id VARCHAR;
+        ALTER TABLE messages ADD COLUMN name VARCHAR;
+        CREATE VIEW answers AS
+            SELECT e.*, r.score, r.stars, r.comment, r.correction
+            FROM exchanges e LEFT JOIN current_ratings r ON r.exchange = e.id;
+        """),
 )
 
 

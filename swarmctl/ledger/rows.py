@@ -30,8 +30,9 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "prompt_tokens": "BIGINT", "cached_tokens": "BIGINT",
         "prompt_seconds": "DOUBLE", "completion_tokens": "BIGINT", "decode_seconds": "DOUBLE",
         "load_seconds": "DOUBLE", "first_token_seconds": "DOUBLE", "total_seconds": "DOUBLE",
-        "failovers": "BIGINT", "route": "JSON", "more": "JSON"},
-    "messages": {"exchange": "VARCHAR", "position": "BIGINT", "role": "VARCHAR", "content": "VARCHAR"},
+        "failovers": "BIGINT", "route": "JSON", "tool_calls": "JSON", "more": "JSON"},
+    "messages": {"exchange": "VARCHAR", "position": "BIGINT", "role": "VARCHAR", "content": "VARCHAR",
+                 "tool_calls": "JSON", "tool_call_id": "VARCHAR", "name": "VARCHAR"},
     "attempts": {"exchange": "VARCHAR", "position": "BIGINT", "host": "VARCHAR", "model": "VARCHAR",
                  "error": "VARCHAR", "tokens": "BIGINT"},
     "ratings": {
@@ -77,7 +78,8 @@ def _exchange(record: Record) -> Iterator[Row]:
     timings, params = _mapping(record.pop("timings", None)), _mapping(record.get("params"))
     asked = [one.get("content") for one in messages if one.get("role") == "user"]
     record |= {key: timings.pop(key, None) for key in TIMINGS} | {key: params.get(key) for key in PARAMS}
-    record |= {"question": asked[-1] if asked else None, "failovers": len(attempts)}
+    record |= {"question": asked[-1] if asked else None, "failovers": len(attempts),
+               "tool_calls": record.get("tool_calls") or None}
     yield "exchanges", _fit("exchanges", record | ({"timings": timings} if timings else {}))
     for table, parts in (("messages", messages), ("attempts", attempts)):
         for position, part in enumerate(parts):
