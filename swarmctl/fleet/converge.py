@@ -184,7 +184,7 @@ def _measured(work: Work, step: MeasureSpeed, load: float) -> Speed:
     endpoint = endpoint_of(work.want, step.port, work.supply)
     if work.want.embeds(step.model):
         return measure_embedding("llamacpp", endpoint, context=step.context, load=load)
-    return measure(endpoint, context=step.context, load=load)
+    return measure("llamacpp", endpoint, context=step.context, load=load)
 
 
 def endpoint_of(want: Want, port: int, supply: Supply) -> Endpoint:
