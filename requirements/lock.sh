@@ -12,7 +12,7 @@ trap 'rm -f "$everything"' EXIT
 lock() {  # lock NAME SOURCE…
   local name=$1 target=requirements/$1.txt
   shift
-  rm -f "$target"
+  : >"$target"  # nothing is taken from the old lock; train.txt is a link to the one that ships with swarmctl
   "$uv" pip compile "${common[@]}" "$@" -c "$everything" -o "$target" >/dev/null
   printf '%-10s %4d packages\n' "$name" "$(grep -c '==' "$target")"
 }
