@@ -1,4 +1,4 @@
-"""Rules about GPUs: lost drivers, throttling, and inference that silently fell to the CPU. Pure.
+"""Rules about GPUs: lost drivers, and inference that silently fell to the CPU. Pure.
 
 Health cannot see the fallback: a server without its GPU still generates, twenty times slower.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from swarmctl.diagnosis.finding import Finding, there
+from swarmctl.diagnosis.throttling import throttling_findings
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -37,7 +38,7 @@ RESUME = "sudo modprobe -r nvidia_uvm && sudo modprobe nvidia_uvm"
 def accelerator_findings(patient: Patient) -> Iterator[Finding]:
     """Drivers, clocks, fallbacks."""
     yield from _drivers(patient)
-    yield from _throttling(patient)
+    yield from throttling_findings(patient)
     working = [gpu for gpu in patient.facts.gpus if gpu.problem is None]
     if working:
         for exam in patient.examined.servers:
@@ -65,24 +66,6 @@ def _drivers(patient: Patient) -> Iterator[Finding]:
                       f"{working} of the {before} GPUs that `up` saw work ({said})",
                       "after a resume or a driver upgrade the card is there and its driver is not",
                       there(host, RESUME) + "    # or reboot; then swarmctl up")
-
-
-def _throttling(patient: Patient) -> Iterator[Finding]:
-    for gpu in patient.examined.gpu_clocks:
-        if not gpu.reasons:
-            continue
-        only_cap = gpu.reasons == ("power cap",)
-        state = ", ".join(text for value, text in (
-            (gpu.temperature, f"{gpu.temperature or 0:.0f} °C"),
-            (gpu.power, f"{gpu.power or 0:.0f} of {gpu.power_limit or 0:.0f} W"),
-            (gpu.clock, f"{gpu.clock or 0:.0f} of {gpu.clock_most or 0:.0f} MHz")) if value is not None)
-        yield Finding(
-            patient.host.name, "throttling", "info" if only_cap else "warning",
-            f"GPU {gpu.index} is held back: {', '.join(gpu.reasons)}", state or "nvidia-smi says so",
-            "its power limit is reached, which is normal under full load" if only_cap else
-            "heat or the power supply slows every answer",
-            there(patient.host, f"nvidia-smi -q -i {gpu.index} -d PERFORMANCE,TEMPERATURE,POWER")
-            + ("" if only_cap else "    # then clean its fans, give it air, or check its power cables"))
 
 
 def _llamacpp(patient: Patient, exam: ServerExam, gpus: list[Gpu]) -> Iterator[Finding]:

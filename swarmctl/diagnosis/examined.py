@@ -8,6 +8,7 @@ import shlex
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from swarmctl.diagnosis.clocks import Board, GpuClock, board, gpu_clocks
 from swarmctl.errors import SwarmError
 from swarmctl.facts.sections import number, split_sections
 
@@ -18,23 +19,8 @@ if TYPE_CHECKING:
     from swarmctl.facts.sections import Sections
     from swarmctl.inventory import Host
 
-#: nvml.h, nvmlClocksEventReasons*: the bits that mean slower than asked, and in whose words.
-REASONS = {0x04: "power cap", 0x08: "hardware slowdown", 0x20: "thermal (software)",
-           0x40: "thermal (hardware)", 0x80: "power brake"}
-
-
-@dataclass(frozen=True, slots=True)
-class GpuClock:
-    """How an NVIDIA GPU runs now: °C, watts, MHz, bytes, and the reasons why its clocks are held down."""
-
-    index: int
-    reasons: tuple[str, ...]
-    temperature: float | None = None
-    power: float | None = None
-    power_limit: float | None = None
-    clock: float | None = None
-    clock_most: float | None = None
-    memory_used: int | None = None
+#: A process in nvidia-smi's own table: GPU, since driver 450 GI and CI, PID, C for compute, name, memory.
+TABLE_ROW = re.compile(r"\|\s+[0-9]+\s+(?:\S+\s+\S+\s+)?([0-9]{1,10})\s+(?:C|G|M|C\+G|M\+C)\s.*\|\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +74,7 @@ class Examined:
     ollama_service: str = ""
     layers_gone: tuple[LayerGone, ...] = ()
     hidden: tuple[str, ...] = ()
+    board: Board = field(default_factory=Board)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +122,9 @@ def parse_examination(text: str) -> Examined:
         raise SwarmError("its answer to the examination was cut off", hint="run doctor again")
     gone, hidden = _ollama(sections)
     return Examined(
-        clock=_clock(sections), addresses=tuple(sections.get("addresses", ())), gpu_clocks=_gpus(sections),
-        gpu_pids=_gpu_pids(sections), servers=_servers(sections), supervisors=_supervisors(sections),
+        clock=_clock(sections), addresses=tuple(sections.get("addresses", ())),
+        gpu_clocks=gpu_clocks(sections), board=board(sections), gpu_pids=_gpu_pids(sections),
+        servers=_servers(sections), supervisors=_supervisors(sections),
         ollama_service=_service(sections), layers_gone=gone, hidden=hidden)
 
 
@@ -146,35 +134,19 @@ def _clock(sections: Sections) -> float:
     return float(said[1]) + (float(said[2]) if said[2] else 0.5) if said else 0.0
 
 
-def _gpus(sections: Sections) -> tuple[GpuClock, ...]:
-    """index, temperature, power, its limit, clock, its most, memory used (MiB), reasons (a hexadecimal
-    mask)."""
-    found = []
-    for line in sections.get("nvidia-clocks", ()):
-        words = [word.strip() for word in line.split(",")]
-        mask = re.fullmatch(r"0x([0-9a-fA-F]{1,16})", words[-1])
-        if len(words) != 8 or mask is None or number(words[0]) is None:
-            continue
-        bits = int(mask[1], 16)
-        reasons = tuple(name for bit, name in REASONS.items() if bits & bit)
-        heat, power, limit, clock, most, used = (_decimal(word) for word in words[1:7])
-        found.append(GpuClock(number(words[0]) or 0, reasons, heat, power, limit, clock, most,
-                              int(used * 2**20) if used is not None else None))
-    return tuple(found)
-
-
-def _decimal(text: str) -> float | None:
-    return float(text) if re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", text) else None
-
-
 def _gpu_pids(sections: Sections) -> frozenset[int] | None:
-    """nvidia-smi's compute apps (`pid, MiB`), and amdgpu's from sysfs or `rocm-smi --showpids --json`."""
+    """nvidia-smi's compute apps (`pid, MiB`; where it cannot be asked for them, its table), and amdgpu's from
+    sysfs or `rocm-smi --showpids --json`."""
     pids: set[int] = set()
     asked = False
     apps = sections.get("nvidia-apps", ())
     if "status 0" in apps:
         asked = True
         pids |= {pid for line in apps if (pid := number(line.partition(",")[0])) is not None}
+    elif any("Processes:" in line for line in sections.get("nvidia-table", ())):
+        asked = True
+        rows = (TABLE_ROW.fullmatch(line) for line in sections["nvidia-table"])
+        pids |= {int(row[1]) for row in rows if row}
     if "amd-apps" in sections:
         asked = True
         pids |= {pid for line in sections["amd-apps"]

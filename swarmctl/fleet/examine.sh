@@ -20,6 +20,8 @@ main() {
     addresses
     have nvidia-smi && nvidia
     amd
+    section throttled
+    throttled
     section servers
     for folder in "$data"/servers/*/; do
         [ -d "$folder" ] && server "${folder%/}"
@@ -62,8 +64,13 @@ nvidia() {
         *) printf '%s\n' "$found" ;;
     esac
     section nvidia-apps
-    limit 8 nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits 2>&1
-    echo "status $?"
+    if limit 8 nvidia-smi --query-compute-apps=pid,used_memory --format=csv,noheader,nounits 2>&1; then
+        echo "status 0"
+    else
+        echo "status 1"
+        section nvidia-table
+        limit 8 nvidia-smi 2>&1
+    fi
 }
 
 amd() {
@@ -76,6 +83,45 @@ amd() {
     elif have rocm-smi; then
         section amd-apps
         limit 8 rocm-smi --showpids --json 2>&1
+    fi
+    section amd-clocks
+    for card in /sys/class/drm/card[0-9]*; do
+        [ "$(cat "$card/device/vendor" 2>/dev/null)" = 0x1002 ] && [ ! -e "$card/status" ] && amd_card "$card/device"
+    done
+    have rocm-smi || return 0
+    section rocm-clocks
+    asked="--showtemp --showperflevel --showpower --showmaxpower"
+    # shellcheck disable=SC2086  # words
+    found=$(limit 8 rocm-smi $asked --showmetrics --json 2>&1)
+    case $found in # before 5.5 it knows no --showmetrics, and says how it is used
+        *"unrecognized arguments"*)
+            # shellcheck disable=SC2086
+            found=$(limit 8 rocm-smi $asked --json 2>&1) ;;
+    esac
+    printf '%s\n' "$found"
+}
+
+# What amdgpu's files say of a card; the kernel leaves out those that it has not.
+amd_card() {
+    echo card
+    [ -r "$1/power_dpm_force_performance_level" ] && echo "level $(cat "$1/power_dpm_force_performance_level")"
+    [ -r "$1/pp_dpm_sclk" ] && sed 's/^/sclk /' "$1/pp_dpm_sclk"
+    for sensor in "$1"/hwmon/hwmon*/temp*_input; do
+        [ -r "$sensor" ] && echo "temp $(cat "$sensor") $(cat "${sensor%_input}_crit" 2>/dev/null)"
+    done
+    for meter in "$1"/hwmon/hwmon*/power1_average "$1"/hwmon/hwmon*/power1_input; do
+        [ -r "$meter" ] && echo "power $(cat "$meter") $(cat "${meter%/*}/power1_cap" 2>/dev/null)" && break
+    done
+}
+
+# What a Mac or a Raspberry Pi says of its own speed.
+throttled() {
+    have pmset && limit 5 pmset -g therm
+    have notifyutil && limit 5 notifyutil -g com.apple.system.thermalpressurelevel
+    if have vcgencmd; then
+        limit 5 vcgencmd get_throttled
+    elif [ -r /sys/devices/platform/soc/soc:firmware/get_throttled ]; then
+        echo "throttled=$(cat /sys/devices/platform/soc/soc:firmware/get_throttled)"
     fi
 }
 
