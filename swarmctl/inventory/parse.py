@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from swarmctl.inventory.reading import Problem
 
 MOST_SHOWN = 50
-PLAIN = ("ssh_config", "airgap", "value_of_time", "cost_of_bad_answer")
+PLAIN = ("ssh_config", "airgap", "between_hosts", "value_of_time", "cost_of_bad_answer")
 HOST_PLAIN = ("data_dir", "connect_timeout", "intermittent", "mac", "idle_minutes")
 HINT = "docs/inventory.md explains every key; `swarmctl inventory schema` prints a schema for your editor"
 
@@ -84,8 +84,9 @@ def _host(name: str, raw: Mapping[str, Any], energy: Mapping[str, Any],
         Placement(**{**entry, "runtime": placed_runtime(raw, entry, models[entry["model"]].source)})
         for entry in raw.get("models", ()))
     used = {placement.runtime for placement in placements}
-    llamacpp = LlamaCppWish(**raw.get("llamacpp", {})) if "llamacpp" in raw or "llamacpp" in used else None
-    ollama = None
+    llamacpp = ollama = None
+    if "llamacpp" in raw or "llamacpp" in used:
+        llamacpp = LlamaCppWish(**_lowered(raw.get("llamacpp", {}), "sha256"))
     if "ollama" in raw or "ollama" in used:
         ollama = OllamaWish(**_lowered(raw.get("ollama", {}), "sha256"))
     plain = _lowered({key: raw[key] for key in HOST_PLAIN if key in raw}, "mac")

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from swarmctl.inventory.wishes import (
     BACKENDS,
+    BETWEEN_HOSTS,
     DEFAULT_DATA_DIR,
     DEFAULT_PORT,
     MANAGE,
@@ -164,6 +165,8 @@ _option = Text("a long option of llama-server without its dashes", "cache-type-k
 _flags = Table("a mapping of llama-server options", _option, Value("text, a number, true or false", "q8_0"),
                refused=tuple(OWNED_FLAGS))
 _version = Text("a release's version", "0.33.0", r"^[0-9]{1,6}(\.[0-9]{1,6}){1,3}([a-z0-9.-]{1,20})?$", 40)
+_source_version = Text("a version of llama-cpp-python", "0.3.36",
+                       r"^[0-9]{1,6}(\.[0-9]{1,6}){1,3}([a-z0-9.]{1,20})?$", 40)
 _variable = Text("a variable's name in capitals", "OLLAMA_NUM_PARALLEL", r"^[A-Z][A-Z0-9_]{0,63}$", 64)
 _hash = Text("64 hexadecimal digits", "what sha256sum prints", r"^[0-9a-fA-F]{64}$", 64)
 _price = Key("price", Number("money per kWh", "0.30", 0, 1e6), "What a kWh costs.", "0.30")
@@ -198,6 +201,10 @@ LLAMACPP = Record("llamacpp", "a mapping that says how llama.cpp runs", (
     Key("flags", _flags, "Options for every llama-server of this host: a long option's name without dashes, "
         "and its value. `true` gives the bare option, `false` leaves out one that swarmctl would set.",
         "none"),
+    Key("version", _source_version,
+        "The version of the source distribution that carries llama.cpp. A host that has none gets it at "
+        "`up`, one that runs another at `upgrade`.", "the one this swarmctl knows"),
+    Key("sha256", _hash, "The hash of that source distribution.", "known for this swarmctl's own version"),
 ), nothing=True)
 
 OLLAMA = Record("ollama", "a mapping that says how Ollama runs", (
@@ -209,7 +216,8 @@ OLLAMA = Record("ollama", "a mapping that says how Ollama runs", (
                      Value("text, a number, true or false", "q8_0"), refused=tuple(OWNED_ENV)),
         "Environment of swarmctl's own one, over what follows from facts; `false` leaves a variable out.",
         "none"),
-    Key("version", _version, "The release to install.", "the one this swarmctl knows"),
+    Key("version", _version, "The release. A host that has none gets it at `up`, one that runs another at "
+        "`upgrade`.", "the one this swarmctl knows"),
     Key("sha256", _hash, "The hash of that release's archive.", "what the release's own list says"),
 ), nothing=True)
 
@@ -271,6 +279,10 @@ INVENTORY = Record("inventory", "a mapping with version, models and hosts", (
         "~/.ssh/config"),
     Key("airgap", Text("a folder's path", "./airgap"), "Folder to take runtimes and sources from, instead of "
         "any download. Relative to the inventory's folder.", "none"),
+    Key("between_hosts", Choice("a way", BETWEEN_HOSTS),
+        "How hosts give each other weights: `trusted`, over the SSH access they have; `auto`, also by "
+        "one-time keys that swarmctl makes and removes (see models.md); `never`, all come from this machine.",
+        "auto"),
     Key("value_of_time", Number("money per hour", "30", 0, 1e6),
         "What an hour of a person's waiting costs; weighs seconds against energy.", "30"),
     Key("cost_of_bad_answer", Number("seconds", "60", 0, 1e6),

@@ -13,6 +13,7 @@ DEFAULT_PORT = 8090
 OLLAMA_PORT = 11434
 RUNTIMES = ("llamacpp", "ollama")
 MANAGE = ("auto", "adopt", "own")
+BETWEEN_HOSTS = ("auto", "trusted", "never")
 ROLES = ("orchestrate", "train", "inference", "preprocess", "evaluate", "embed")
 BACKENDS = ("auto", "cpu", "cuda", "rocm", "metal", "vulkan")
 
@@ -42,11 +43,14 @@ class Limits:
 class LlamaCppWish:
     """How llama.cpp should run on a host. `port` is the first of one port a model; `flags` go to llama-server
     as `--key value` and win over what follows from facts; a true value is the bare `--key`, a false one
-    leaves out what swarmctl would have set."""
+    leaves out what swarmctl would have set. `version` is that of the source distribution which carries
+    llama.cpp, and `sha256` its hash."""
 
     port: int = DEFAULT_PORT
     backend: str = "auto"
     flags: Mapping[str, Any] = field(default_factory=dict)
+    version: str | None = None
+    sha256: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +139,7 @@ class Host:
 @dataclass(frozen=True, slots=True)
 class Inventory:
     """All wishes. `ssh_config` replaces ~/.ssh/config (like `ssh -F`); `airgap` is a folder to take runtimes
-    from.
+    from. `between_hosts` says how hosts may give each other weights: see BETWEEN_HOSTS and docs/models.md.
 
     `value_of_time` is money per hour of a person's waiting: it weighs seconds against energy in the router's
     price. `cost_of_bad_answer` is what one bad answer costs, in seconds of a person's time.
@@ -146,6 +150,7 @@ class Inventory:
     source: str
     ssh_config: str | None = None
     airgap: str | None = None
+    between_hosts: str = "auto"
     value_of_time: float = 30.0
     cost_of_bad_answer: float = 60.0
 
