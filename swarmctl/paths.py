@@ -74,9 +74,25 @@ class Paths:
         return self.data / "journal"
 
     @property
+    def releases(self) -> Path:
+        """What was trained and may be served: `<model>/<release>/` with the GGUF and what the next round
+        trains from."""
+        return self.data / "releases"
+
+    @property
     def ledger(self) -> Path:
         """The DuckDB file; it can be rebuilt from the journal at any time."""
         return self.data / "ledger.duckdb"
+
+    @property
+    def datasets(self) -> Path:
+        """Training sets, each an immutable folder; precious, because runs refer to them."""
+        return self.data / "datasets"
+
+    @property
+    def topics(self) -> Path:
+        """What is asked about: vectors, clusters and their names."""
+        return self.data / "topics"
 
     @property
     def store(self) -> Path:
