@@ -20,6 +20,7 @@ from swarmctl.fleet.locks import local_lock
 from swarmctl.fleet.store import Store, describe_file, resolve_model
 from swarmctl.inventory import ModelWish
 from swarmctl.paths import Paths
+from swarmctl.runtimes.llamacpp_build import SDIST
 
 
 @pytest.fixture
@@ -82,11 +83,11 @@ def test_an_airgapped_folder_gives_builds_and_source(tmp_path, tarball, monkeypa
     gap.mkdir()
     (gap / "k.tar.gz").write_bytes(tarball.read_bytes())
     (gap / "k.tar.gz.sha256").write_text(sha256(tarball.read_bytes()).hexdigest() + "  k.tar.gz\n")
-    (gap / store.SDIST).write_bytes(b"source")
+    (gap / SDIST).write_bytes(b"source")
     monkeypatch.setattr(store, "SDIST_SHA256", sha256(b"source").hexdigest())
     kept = Store(tmp_path / "store", gap)
     assert kept.runtime_tar("k") is not None
-    assert kept.sdist(lambda _: None) == gap / store.SDIST
+    assert kept.sdist(lambda _: None) == gap / SDIST
 
 
 def test_an_airgapped_build_with_the_wrong_hash_is_refused(tmp_path, tarball):

@@ -11,7 +11,6 @@ import tarfile
 import threading
 import time
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -31,7 +30,7 @@ from swarmctl.fleet.survey import survey
 from swarmctl.inventory import Host, Limits, LlamaCppWish, ModelWish, Placement
 from swarmctl.paths import Paths
 from swarmctl.runtimes.base import Want
-from swarmctl.runtimes.llamacpp_build import SDIST, SOURCE_FOLDER, TARGETS
+from swarmctl.runtimes.llamacpp_build import LLAMACPP, SDIST, SOURCE_FOLDER, TARGETS
 from swarmctl.runtimes.llamacpp_plan import plan_llamacpp, plan_removal
 from swarmctl.steps import InstallRuntime, PutBlob, StartServer
 
@@ -238,7 +237,7 @@ MAIN = '#include <cstdio>\nint main(int n, char**) { std::puts("version mini"); 
 class Mini(Store):
     """A store whose source is a small project; counts how often it is asked for."""
 
-    def sdist(self, note):
+    def sdist(self, note, version=LLAMACPP, digest=None):  # noqa: ARG002
         note("fetching")
         return self.root / "mini" / SDIST
 
@@ -256,8 +255,6 @@ def mini(tmp_path, monkeypatch):
             f"foreach(name {' '.join(TARGETS)})\n  add_executable(${{name}} main.cpp)\nendforeach()\n")
         with tarfile.open(tmp_path / "mini" / SDIST, "w:gz") as tar:
             tar.add(tree, SOURCE_FOLDER)
-        digest = sha256((tmp_path / "mini" / SDIST).read_bytes()).hexdigest()
-        monkeypatch.setattr(install, "SDIST_SHA256", digest)
         monkeypatch.setattr(install, "POLL", 0.1)
         return Mini(tmp_path)
 

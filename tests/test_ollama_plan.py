@@ -21,7 +21,6 @@ from swarmctl.runtimes.ollama_plan import (
     speed_name,
     tag_of,
     wanted_server,
-    wanted_version,
 )
 from swarmctl.runtimes.ollama_serve import OLLAMA
 from swarmctl.runtimes.plans import plan_host
@@ -213,13 +212,18 @@ def test_a_cpu_box_gets_its_threads_at_create_and_a_gpu_box_leaves_them_to_ollam
     assert create.parameters == {"num_thread": 1, "num_ctx": 512}
 
 
-def test_the_newest_release_that_is_installed_is_kept_and_the_inventory_decides():
-    there = tuple(RuntimeSeen("ollama", key, f"{DATA}/runtimes/ollama/{key}") for key in ("0.9.1", "0.33.1"))
-    assert wanted_version(wanted("tiny"), facts(runtimes=there)) == "0.33.1"
+def test_the_inventory_decides_which_release_a_host_without_one_gets():
     pinned = wanted("tiny", ollama=OllamaWish(version="0.34.0", sha256="e" * 64))
-    install = plan_ollama(pinned, facts(runtimes=there))[0]
+    install = plan_ollama(pinned, facts())[0]
     assert (install.version, install.sha256) == ("0.34.0", "e" * 64)
-    assert "holds only 0.33.1, 0.9.1" in install.reason
+    assert "holds no release" in install.reason
+
+
+def test_up_moves_no_host_from_the_release_it_has():
+    there = tuple(RuntimeSeen("ollama", key, f"{DATA}/runtimes/ollama/{key}") for key in ("0.9.1", "0.33.1"))
+    pinned = wanted("tiny", ollama=OllamaWish(version="0.34.0", sha256="e" * 64))
+    start = plan_ollama(pinned, facts(runtimes=there))[0]
+    assert start.spec.argv[0] == f"{DATA}/runtimes/ollama/0.33.1/bin/ollama"
 
 
 def test_a_mac_is_told_to_start_the_app():

@@ -19,6 +19,7 @@ from swarmctl.facts.seen import (
     RuntimeSeen,
     ServerSeen,
     Speed,
+    VersionChange,
 )
 
 __all__ = [
@@ -34,6 +35,7 @@ __all__ = [
     "RuntimeSeen",
     "ServerSeen",
     "Speed",
+    "VersionChange",
     "parse_facts",
     "platform_key",
 ]

@@ -8,10 +8,14 @@ from math import isfinite
 from typing import TYPE_CHECKING
 
 from swarmctl.facts.sections import number, pairs
-from swarmctl.facts.seen import BlobSeen, RuntimeSeen, ServerSeen, Speed
+from swarmctl.facts.seen import BlobSeen, RuntimeSeen, ServerSeen, Speed, VersionChange
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from swarmctl.facts.sections import Sections
+
+EVENTS = ("begun", "kept", "returned", "rolled-back")
 
 
 def runtimes_seen(sections: Sections) -> tuple[RuntimeSeen, ...]:
@@ -19,6 +23,30 @@ def runtimes_seen(sections: Sections) -> tuple[RuntimeSeen, ...]:
     paths = [line.partition(" ")[2] for line in sections.get("runtimes", ()) if line.startswith("runtime /")]
     return tuple(RuntimeSeen(path.split("/")[-2], path.split("/")[-1], path) for path in paths
                  if path.split("/")[-2] in ("llamacpp", "ollama"))
+
+
+def versions_seen(sections: Sections) -> tuple[VersionChange, ...]:
+    """The end of versions.jsonl; a line that a full disk or a kill tore is none."""
+    found = (_version_change(line) for line in sections.get("versions", ()))
+    return tuple(change for change in found if change is not None)
+
+
+def _version_change(line: str) -> VersionChange | None:
+    try:
+        raw: dict[str, Any] = json.loads(line)
+        change = VersionChange(
+            str(raw["runtime"]), str(raw["event"]), str(raw["version"]), str(raw["other"]),
+            at=str(raw.get("at", "")), by=str(raw.get("by", "")),
+            why=tuple(str(one) for one in raw.get("why", ())),
+            before=_speeds(raw.get("before", {})), after=_speeds(raw.get("after", {})))
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return change if change.event in EVENTS and change.version else None
+
+
+def _speeds(raw: dict[str, Any]) -> dict[str, Speed]:
+    found = {str(name): read_speed(json.dumps(speed)) for name, speed in raw.items()}
+    return {name: speed for name, speed in found.items() if speed is not None}
 
 
 def blobs_seen(sections: Sections) -> tuple[BlobSeen, ...]:
@@ -75,7 +103,13 @@ def _server(group: dict[str, str], data_dir: str) -> ServerSeen:
         name=group["name"], spec=group.get("digest", ""), supervisor=supervisor, pid=pid,
         restarts=number(group.get("restarts", "")) or 0,
         mode="systemd" if group.get("mode") == "systemd" else "own",
-        speed=read_speed(group.get("speed.json", "")))
+        speed=read_speed(group.get("speed.json", "")), build=_build(arguments, data_dir) if pid else "")
+
+
+def _build(arguments: str, data_dir: str) -> str:
+    """The key of the runtime whose program a command line names."""
+    found = re.search(re.escape(data_dir) + r"/runtimes/(?:llamacpp|ollama)/([^/\s]+)/bin/", arguments)
+    return found[1] if found else ""
 
 
 def _process(text: str) -> tuple[int | None, int | None, str]:

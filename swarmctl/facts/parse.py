@@ -11,7 +11,14 @@ from swarmctl.facts.disks import data_disk, real_disks
 from swarmctl.facts.gpus import gpus_seen
 from swarmctl.facts.listeners import listeners_seen
 from swarmctl.facts.ollama import ollamas_seen
-from swarmctl.facts.own import blobs_seen, manifests_seen, runtimes_seen, servers_seen, speeds_seen
+from swarmctl.facts.own import (
+    blobs_seen,
+    manifests_seen,
+    runtimes_seen,
+    servers_seen,
+    speeds_seen,
+    versions_seen,
+)
 from swarmctl.facts.processor import cpu_seen, memory_seen
 from swarmctl.facts.seen import Facts
 
@@ -61,7 +68,8 @@ def _facts(sections: Sections) -> Facts:
         swap_used=memory.swap_used, disk=disk, os_name=_os_name(sections), libc=_libc(sections),
         clock=float(number(host.get("clock", "")) or 0), uptime=_uptime(host),
         disks=real_disks(sections, host["home"]), gpus=gpus, tools=tools, tool_paths=paths,
-        listeners=listeners, runtimes=runtimes_seen(sections), blobs=blobs_seen(sections), servers=servers,
+        listeners=listeners, runtimes=runtimes_seen(sections), versions=versions_seen(sections),
+        blobs=blobs_seen(sections), servers=servers,
         ollama=tools.get("ollama"), ollamas=ollamas_seen(sections, servers, listeners),
         ollama_kept=manifests_seen(sections), ollama_speeds=speeds_seen(sections),
         systemd_user=_systemd_user(sections),

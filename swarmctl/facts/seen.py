@@ -103,7 +103,8 @@ class ServerSeen:
     """A server under data_dir/servers/<name>/. `spec` is the hash of what was asked for when it was started.
 
     `supervisor` is the pid of the live supervisor or None; `pid` that of the live server; `restarts` since
-    start. `mode` is `systemd` or `own`. `speed` is None until `up` measured it.
+    start. `mode` is `systemd` or `own`. `speed` is None until `up` measured it. `build` is the key of the
+    runtime that it runs on, where it lives.
     """
 
     name: str
@@ -113,6 +114,27 @@ class ServerSeen:
     restarts: int = 0
     mode: str = "own"
     speed: Speed | None = None
+    build: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class VersionChange:
+    """A line of data_dir/runtimes/versions.jsonl, where every move of a runtime is written down.
+
+    `event` is begun, kept, returned (it was worse) or rolled-back (a person asked). `version` is in force
+    from then on, `other` is the one that it would be, was, or was left. `why` says what was worse, `before`
+    and `after` what the one that was left and the one that came did, by server (in Ollama by model).
+    """
+
+    runtime: str
+    event: str
+    version: str
+    other: str
+    at: str = ""
+    by: str = ""
+    why: tuple[str, ...] = ()
+    before: Mapping[str, Speed] = field(default_factory=dict)
+    after: Mapping[str, Speed] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +178,8 @@ class Facts:
 
     `tools` maps a tool to its version (empty where it was not asked) and `tool_paths` to where it lies.
     `ollama_kept` names the models of swarmctl's own Ollama, running or not; `ollama_speeds` maps a model's
-    name in Ollama, as file names have it, to what `up` measured.
+    name in Ollama, as file names have it, to what `up` measured. `versions` is the end of the history of
+    runtimes' versions, oldest first.
     """
 
     hostname: str
@@ -182,6 +205,7 @@ class Facts:
     tool_paths: Mapping[str, str] = field(default_factory=dict)
     listeners: tuple[Listener, ...] = ()
     runtimes: tuple[RuntimeSeen, ...] = ()
+    versions: tuple[VersionChange, ...] = ()
     blobs: tuple[BlobSeen, ...] = ()
     servers: tuple[ServerSeen, ...] = ()
     ollama: str | None = None

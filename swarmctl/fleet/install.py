@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from swarmctl.errors import CommandFailed, ConnectionLost, DiskFull, HostUnreachable, RemoteError, SwarmError
 from swarmctl.fleet.host_shell import ToolMissing, attempt, on_host, script
-from swarmctl.runtimes.llamacpp_build import SDIST, SDIST_SHA256, SOURCE_FOLDER, TARGETS
+from swarmctl.fleet.store import hash_file
+from swarmctl.runtimes.llamacpp_build import TARGETS, source_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -128,14 +129,15 @@ def _from_sibling(remote: Remote, key: str, store: Store,
 
 def _begin(remote: Remote, step: InstallRuntime, facts: Facts, limits: Limits, store: Store,
            tell: Teller) -> None:
-    source = store.sdist(tell)
+    source = store.sdist(tell, step.version, step.sha256)
     size = source.stat().st_size
-    there = f"{facts.data_dir}/sources/{SDIST}"
+    there = f"{facts.data_dir}/sources/{source.name}"
     tell("copying the source", 0.0)
-    remote.put(source, there, sha256=SDIST_SHA256, timeout=transfer_time(size), progress=tell.bytes(size))
+    remote.put(source, there, sha256=hash_file(source), timeout=transfer_time(size),
+               progress=tell.bytes(size))
     jobs = limits.build_jobs or _jobs(facts, step.backend)
-    on_host(remote, "build", facts.data_dir, step.key, str(jobs), there, SOURCE_FOLDER, " ".join(TARGETS),
-            *step.cmake_flags, payload=script("build.sh").encode())
+    on_host(remote, "build", facts.data_dir, step.key, str(jobs), there, source_folder(step.version),
+            " ".join(TARGETS), *step.cmake_flags, payload=script("build.sh").encode())
 
 
 def _jobs(facts: Facts, backend: str) -> int:

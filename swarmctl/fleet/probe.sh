@@ -391,6 +391,11 @@ own() {
     for folder in "$data"/runtimes/llamacpp/*/ "$data"/runtimes/ollama/*/; do
         [ -f "$folder.complete" ] && echo "runtime ${folder%/}"
     done
+    section versions
+    if [ -f "$data/runtimes/versions.jsonl" ]; then
+        tail -n 60 "$data/runtimes/versions.jsonl"
+        echo # a line that a kill tore
+    fi
     section blobs
     [ -d "$data/blobs" ] && ls -ln "$data/blobs" 2>/dev/null
     section manifests

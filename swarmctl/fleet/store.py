@@ -28,7 +28,7 @@ from swarmctl.errors import DiskFull, InventoryError, SwarmError
 from swarmctl.fleet.locks import local_lock
 from swarmctl.runtimes.base import ModelFile
 from swarmctl.runtimes.gguf_header import read_model_file
-from swarmctl.runtimes.llamacpp_build import LLAMACPP, REQUIREMENT, SDIST, SDIST_SHA256
+from swarmctl.runtimes.llamacpp_build import LLAMACPP, SDIST_SHA256, sdist_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -103,17 +103,26 @@ class Store:
         with local_lock(lock, f"{what} {key}", wait=BUILD_LIMIT, on_wait=on_wait):
             yield
 
-    def sdist(self, note: Callable[[str], None]) -> Path:
-        """The pinned source, verified: from the store, the air-gapped folder, or the package index."""
-        kept = self.root / "sources" / SDIST
-        if kept.exists() and hash_file(kept) == SDIST_SHA256:
+    def sdist(self, note: Callable[[str], None], version: str = LLAMACPP,
+              digest: str | None = None) -> Path:
+        """A version's source, verified: from the store, the air-gapped folder, or the package index.
+
+        `digest` is its sha256 where somebody named it; only in the air-gapped folder may there be none.
+        """
+        name = sdist_name(version)
+        digest = digest or (SDIST_SHA256 if version == LLAMACPP else None)
+        kept = self.root / "sources" / name
+        if digest and kept.exists() and hash_file(kept) == digest:
             return kept
-        if self.airgap and (self.airgap / SDIST).exists():
-            return _verified(self.airgap / SDIST, SDIST_SHA256)
-        note(f"fetching the source of llama.cpp {LLAMACPP} (77 MB)")
+        if self.airgap and (self.airgap / name).exists():
+            return _verified(self.airgap / name, digest) if digest else self.airgap / name
+        if not digest:
+            raise SwarmError(f"the hash of llama.cpp {version}'s source is not known, so it is not fetched",
+                             hint=f"name it as llamacpp.sha256, {AIRGAP_HINT}: {name}")
+        note(f"fetching the source of llama.cpp {version} (77 MB)")
         with tempfile.TemporaryDirectory() as temporary:
-            _pip_download(Path(temporary), self.root / "pip")
-            found = _verified(Path(temporary) / SDIST, SDIST_SHA256)
+            _pip_download(Path(temporary), self.root / "pip", version, digest)
+            found = _verified(Path(temporary) / name, digest)
             with writing(kept) as part:
                 shutil.copyfile(found, part)
         return kept
@@ -244,10 +253,10 @@ def _verified(path: Path, digest: str) -> Path:
     return path
 
 
-def _pip_download(to: Path, tools: Path) -> None:
+def _pip_download(to: Path, tools: Path, version: str, digest: str) -> None:
     """Have pip fetch the sdist, from wherever this machine's pip is configured to look."""
-    asked = to / "requirements.txt"
-    asked.write_text(f"{REQUIREMENT} --hash=sha256:{SDIST_SHA256}\n", encoding="utf-8")
+    asked, requirement = to / "requirements.txt", f"llama-cpp-python=={version}"
+    asked.write_text(f"{requirement} --hash=sha256:{digest}\n", encoding="utf-8")
     argv = (*_pip(tools), "download", "--quiet", "--disable-pip-version-check", "--no-deps", "--no-binary",
             "llama-cpp-python", "--require-hashes", "--dest", str(to), "--requirement", str(asked))
     try:
@@ -258,8 +267,9 @@ def _pip_download(to: Path, tools: Path) -> None:
                          hint=f"try again, {AIRGAP_HINT}") from exc
     if done.returncode != 0:
         said = "; ".join(done.stderr.strip().splitlines()[-2:])
-        raise SwarmError(f"the source of llama.cpp ({REQUIREMENT}) cannot be fetched: {said}",
-                         hint=f"check the network and pip's configuration, {AIRGAP_HINT}: {SDIST}")
+        raise SwarmError(f"the source of llama.cpp ({requirement}) cannot be fetched: {said}",
+                         hint=f"check the network and pip's configuration, {AIRGAP_HINT}: "
+                              f"{sdist_name(version)}")
 
 
 def _pip(tools: Path) -> tuple[str, ...]:
@@ -273,5 +283,5 @@ def _pip(tools: Path) -> tuple[str, ...]:
                            capture_output=True, timeout=300)
         except (subprocess.SubprocessError, OSError) as exc:
             raise SwarmError("there is no pip to fetch the source of llama.cpp with",
-                             hint=f"install python3-venv or pip, {AIRGAP_HINT}: {SDIST}") from exc
+                             hint=f"install python3-venv or pip, {AIRGAP_HINT}") from exc
     return (str(python), "-m", "pip")

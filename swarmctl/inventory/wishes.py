@@ -77,6 +77,9 @@ class ModelWish:
     `context` is tokens per conversation, `parallel` the number of conversations at once. `quality` is a first
     guess of the share of good answers per category (0 to 1), used until ratings say otherwise. `flags` as in
     LlamaCppWish. An `embedding` model makes vectors and answers no questions.
+
+    `of`, `release`, `share` and `canary` are never read from a file: fleet.releases fills them in for a
+    trained release of the model `of`.
     """
 
     name: str
@@ -87,6 +90,15 @@ class ModelWish:
     quality: Mapping[str, float] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
     embedding: bool = False
+    of: str = ""
+    release: str = ""
+    share: float = 1.0
+    canary: bool = False
+
+    @property
+    def served_as(self) -> str:
+        """The name by which people ask for it: of a release its model's."""
+        return self.of or self.name
 
     @property
     def pulled(self) -> str | None:

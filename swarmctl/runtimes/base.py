@@ -53,11 +53,12 @@ class ModelFile:
 @dataclass(frozen=True, slots=True)
 class Want:
     """All that is wanted of one host: its inventory entry, and by name the model files and wishes its
-    placements mean."""
+    placements mean. `versions` are those of runtimes that are to run there whatever runs now."""
 
     host: Host
     models: Mapping[str, ModelFile] = field(default_factory=dict)
     wishes: Mapping[str, ModelWish] = field(default_factory=dict)
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     def embeds(self, name: str) -> bool:
         """Whether a model makes vectors instead of answers: the inventory says so, or its file does."""

@@ -1,6 +1,7 @@
 """Which llama.cpp a host gets: backend, cmake flags and the key that names the build. Pure, tested as data.
 
-One pinned source for all hosts: the sdist of llama-cpp-python, which vendors the whole of llama.cpp.
+One pinned source for all hosts: the sdist of llama-cpp-python, which vendors the whole of llama.cpp. Another
+version than the pinned one is built where the inventory names it or `upgrade` is told to.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
 LLAMACPP = "0.3.36"
 SDIST = f"llama_cpp_python-{LLAMACPP}.tar.gz"
 SDIST_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
-REQUIREMENT = f"llama-cpp-python=={LLAMACPP}"
 #: llama.cpp's own tree inside the sdist
 SOURCE_FOLDER = f"llama_cpp_python-{LLAMACPP}/vendor/llama.cpp"
 TARGETS = ("llama-server", "llama-quantize", "llama-bench", "llama-perplexity")
@@ -59,12 +59,27 @@ class Build:
     cmake_flags: tuple[str, ...]
 
 
-def choose_build(wish: str, facts: Facts) -> Build:
+def sdist_name(version: str) -> str:
+    """The file name of a version's source."""
+    return SDIST.replace(LLAMACPP, version)
+
+
+def source_folder(version: str) -> str:
+    """llama.cpp's own tree inside a version's source."""
+    return SOURCE_FOLDER.replace(LLAMACPP, version)
+
+
+def version_of(key: str) -> str:
+    """The version that a build's key begins with."""
+    return key.partition("-")[0]
+
+
+def choose_build(wish: str, facts: Facts, version: str = LLAMACPP) -> Build:
     """The build for a host. `wish` is the inventory's llamacpp.backend: a name, or auto."""
     backend = choose_backend(wish, facts)
     flags = cmake_flags(backend)
-    digest = sha256(json.dumps([LLAMACPP, flags, TARGETS]).encode()).hexdigest()[:8]
-    return Build(f"{LLAMACPP}-{platform_key(facts)}-{backend.name}-{digest}", LLAMACPP, backend, flags)
+    digest = sha256(json.dumps([version, flags, TARGETS]).encode()).hexdigest()[:8]
+    return Build(f"{version}-{platform_key(facts)}-{backend.name}-{digest}", version, backend, flags)
 
 
 def choose_backend(wish: str, facts: Facts) -> Backend:

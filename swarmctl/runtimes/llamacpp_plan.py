@@ -12,6 +12,7 @@ from swarmctl.errors import DiskFull, SwarmError
 from swarmctl.inventory import LlamaCppWish, placed_on
 from swarmctl.runtimes.llamacpp_build import Build, choose_build
 from swarmctl.runtimes.llamacpp_serve import RUNTIME_FOLDER, server_specs
+from swarmctl.runtimes.versions import archive_hash, version_to_run
 from swarmctl.steps import InstallRuntime, MeasureSpeed, PutBlob, ServerSpec, StartServer, Step, StopServer
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def plan_llamacpp(want: Want, seen: Facts, others: Sequence[ServerSpec] = ()) ->
     wanted = {spec.name: spec for spec, _ in specs}
     return (
         *_stops(seen, {**kept, **wanted}, UNWANTED),
-        *_install(seen, build),
+        *_install(want, seen, build),
         *blobs,
         *(step for spec in wanted.values() for step in _serve(spec, seen, notes[spec.name])),
     )
@@ -51,7 +52,8 @@ def plan_llamacpp(want: Want, seen: Facts, others: Sequence[ServerSpec] = ()) ->
 
 def wanted_servers(want: Want, seen: Facts) -> tuple[tuple[tuple[ServerSpec, str], ...], Build]:
     """The servers wanted on a host, each with a word on how it fits, and the build that would run them."""
-    build = choose_build((want.host.llamacpp or LlamaCppWish()).backend, seen)
+    wish = want.host.llamacpp or LlamaCppWish()
+    build = choose_build(wish.backend, seen, version_to_run("llamacpp", want, seen))
     try:
         return server_specs(want, seen, build), build
     except SwarmError as exc:
@@ -78,13 +80,14 @@ def _port_heir(server: ServerSeen, seen: Facts, wanted: dict[str, ServerSpec]) -
     return next((name for name, spec in wanted.items() if name != server.name and spec.port in held), None)
 
 
-def _install(seen: Facts, build: Build) -> Iterator[InstallRuntime]:
+def _install(want: Want, seen: Facts, build: Build) -> Iterator[InstallRuntime]:
     if any(runtime.name == "llamacpp" and runtime.key == build.key for runtime in seen.runtimes):
         return
     older = sorted(runtime.key for runtime in seen.runtimes if runtime.name == "llamacpp")
     have = f"{seen.data_dir}/{RUNTIME_FOLDER} holds " + (f"only {', '.join(older)}" if older else "no build")
     yield InstallRuntime(build.key, build.version, build.backend.name, build.cmake_flags,
-                         f"{build.backend.name}: {build.backend.reason}; {have}")
+                         f"{build.backend.name}: {build.backend.reason}; {have}",
+                         sha256=archive_hash("llamacpp", want, build.version))
 
 
 def _blobs(want: Want, seen: Facts) -> Iterator[PutBlob]:

@@ -15,13 +15,13 @@ from swarmctl.facts.ollama import OWN
 from swarmctl.inventory import OllamaWish, placed_on
 from swarmctl.runtimes.ollama_models import full_name, tag_name
 from swarmctl.runtimes.ollama_serve import (
-    OLLAMA,
     RUNTIME_FOLDER,
     parameters,
     served_context,
     server_spec,
     shape_of,
 )
+from swarmctl.runtimes.versions import archive_hash, version_to_run
 from swarmctl.steps import CreateModel, InstallRuntime, MeasureSpeed, PullModel, StartServer, Step
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def wanted_server(want: Want, seen: Facts, left: Room | None = None) -> ServerSp
     """Swarmctl's own Ollama as it is wanted; None where none is."""
     if not placed_on(want.host, "ollama") or adopted(want, seen) is not None:
         return None
-    return server_spec(want, seen, wanted_version(want, seen), shape_of(want, seen, left))
+    return server_spec(want, seen, version_to_run("ollama", want, seen), shape_of(want, seen, left))
 
 
 def notes(want: Want, seen: Facts) -> tuple[str, ...]:
@@ -97,19 +97,6 @@ def notes(want: Want, seen: Facts) -> tuple[str, ...]:
         said.append(f"port {there.port} is open beyond loopback: whoever reaches the host may use and delete "
                     "its models; set OLLAMA_HOST=127.0.0.1 for it")
     return tuple(said)
-
-
-def wanted_version(want: Want, seen: Facts) -> str:
-    """The release to run: the inventory's, else the newest that is installed here, else the one this
-    swarmctl knows."""
-    wish = want.host.ollama or OllamaWish()
-    there = [runtime.key for runtime in seen.runtimes if runtime.name == "ollama"]
-    return wish.version or max(there, key=version_key, default=OLLAMA)
-
-
-def version_key(version: str) -> tuple[int, ...]:
-    """A version as its numbers, to compare."""
-    return tuple(int(part) for part in re.findall(r"[0-9]+", version)[:6])
 
 
 def tag_of(want: Want, placement: Placement) -> str:
@@ -129,7 +116,7 @@ def _own(want: Want, seen: Facts) -> OllamaSeen | None:
 
 
 def _install(want: Want, seen: Facts) -> Iterator[InstallRuntime]:
-    version = wanted_version(want, seen)
+    version = version_to_run("ollama", want, seen)
     there = sorted(runtime.key for runtime in seen.runtimes if runtime.name == "ollama")
     if version in there:
         return
@@ -139,7 +126,7 @@ def _install(want: Want, seen: Facts) -> Iterator[InstallRuntime]:
     have = f"only {', '.join(there)}" if there else "no release"
     yield InstallRuntime(version, version, ollama_platform(seen), (),
                          f"{seen.data_dir}/{RUNTIME_FOLDER} holds {have}", "ollama",
-                         (want.host.ollama or OllamaWish()).sha256)
+                         archive_hash("ollama", want, version))
 
 
 def ollama_platform(seen: Facts) -> str:

@@ -14,8 +14,9 @@ from swarmctl.runtimes.llamacpp_build import choose_build
 from swarmctl.runtimes.llamacpp_fit import room
 from swarmctl.runtimes.llamacpp_plan import plan_llamacpp
 from swarmctl.runtimes.llamacpp_serve import room_left
-from swarmctl.runtimes.ollama_plan import plan_ollama, wanted_server
+from swarmctl.runtimes.ollama_plan import adopted, notes, plan_ollama, wanted_server
 from swarmctl.runtimes.ollama_serve import usable_gpus
+from swarmctl.runtimes.versions import version_notes
 
 if TYPE_CHECKING:
     from swarmctl.facts import Facts
@@ -29,6 +30,12 @@ def plan_host(want: Want, seen: Facts) -> tuple[Step, ...]:
     left = ollama_room(want, seen)
     own = wanted_server(want, seen, left)
     return (*plan_llamacpp(want, seen, (own,) if own else ()), *plan_ollama(want, seen, left))
+
+
+def host_notes(want: Want, seen: Facts) -> tuple[str, ...]:
+    """What a person should know of a plan that has no step for it: what is adopted, which version stays."""
+    own = ("llamacpp",) if adopted(want, seen) else ("llamacpp", "ollama")
+    return (*notes(want, seen), *version_notes(want, seen, own))
 
 
 def ollama_room(want: Want, seen: Facts) -> Room:

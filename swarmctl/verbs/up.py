@@ -26,8 +26,8 @@ from swarmctl.fleet.snapshot import Fleet, HostEntry, read_fleet, write_fleet
 from swarmctl.fleet.store import Store, resolve_model
 from swarmctl.fleet.survey import survey
 from swarmctl.runtimes.base import Want
-from swarmctl.runtimes.ollama_plan import notes, ollama_platform
-from swarmctl.runtimes.plans import plan_host
+from swarmctl.runtimes.ollama_plan import ollama_platform
+from swarmctl.runtimes.plans import host_notes, plan_host
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -146,7 +146,7 @@ def _survey(inventory: Inventory, hosts: Sequence[Host], models: dict[str, Model
         want = Want(host, {name: models[name] for name in names if name in models},
                     {name: inventory.models[name] for name in names})
         seen = survey(remote, host)
-        return HostPlan(host, remote, want, seen, plan_host(want, seen), notes(want, seen))
+        return HostPlan(host, remote, want, seen, plan_host(want, seen), host_notes(want, seen))
 
     found = {host.name: result for host, result in over_hosts(hosts, look, timeout=SURVEY_LIMIT)}
     plans = tuple(result for host in hosts if isinstance(result := found[host.name], HostPlan))
