@@ -42,16 +42,16 @@ def expected_quality(wish: ModelWish) -> Mapping[str, float]:
 def _llamacpp(want: Want, seen: Facts) -> Iterator[Served]:
     speeds = {server.name: server.speed for server in seen.servers}
     for spec, _ in wanted_servers(want, seen)[0]:
-        model, speed = want.models[spec.model], speeds.get(spec.name)
+        model, wish, speed = want.models[spec.model], want.wishes[spec.model], speeds.get(spec.name)
         if speed is None:
             continue
         yield Served(
-            runtime="llamacpp", server=spec.name, model=spec.model, digest=model.sha256,
+            runtime="llamacpp", server=spec.name, model=wish.served_as, digest=model.sha256,
             template=model.template_sha256, port=spec.port, context=spec.context, parallel=spec.parallel,
             parameters=model.parameters, size=model.size, quantisation=model.quantisation,
             prefill_speed=speed.prefill, decode_speed=speed.decode, overhead=speed.overhead,
-            load_seconds=speed.load, quality=expected_quality(want.wishes[spec.model]),
-            embedding=want.embeds(spec.model))
+            load_seconds=speed.load, quality=expected_quality(wish), embedding=want.embeds(spec.model),
+            release=wish.release, share=wish.share, canary=wish.canary)
 
 
 def _ollama(want: Want, seen: Facts) -> Iterator[Served]:
@@ -64,9 +64,9 @@ def _ollama(want: Want, seen: Facts) -> Iterator[Served]:
         speed = seen.ollama_speeds.get(speed_name(tag))
         if held is None or speed is None:
             continue
-        model = want.models.get(placement.model)
+        model, wish = want.models.get(placement.model), want.wishes[placement.model]
         yield Served(
-            runtime="ollama", server=f"ollama:{server_name(placement.model)}", model=placement.model,
+            runtime="ollama", server=f"ollama:{server_name(placement.model)}", model=wish.served_as,
             digest=model.sha256 if model else held.digest, template=model.template_sha256 if model else "",
             port=port, context=served_context(want, placement, shape, adopted=there is not None),
             parallel=1 if there else shape.parallel,
@@ -74,8 +74,9 @@ def _ollama(want: Want, seen: Facts) -> Iterator[Served]:
             size=model.size if model else held.size,
             quantisation=model.quantisation if model else held.quantisation,
             prefill_speed=speed.prefill, decode_speed=speed.decode, overhead=speed.overhead,
-            load_seconds=speed.load, quality=expected_quality(want.wishes[placement.model]), tag=tag,
-            embedding=want.embeds(placement.model))
+            load_seconds=speed.load, quality=expected_quality(wish), tag=tag,
+            embedding=want.embeds(placement.model), release=wish.release, share=wish.share,
+            canary=wish.canary)
 
 
 def _held(seen: Facts, port: int, tag: str) -> OllamaModel | None:

@@ -24,7 +24,8 @@ class Served:
     """One model served on one host. Speeds are tokens per second as `up` measured them; exchanges refine them
     elsewhere. `overhead` is the seconds of a request that are neither prefill nor decode. `tag` is the
     server's own name for the model, where it is not `model`. An `embedding` model answers no questions, and
-    has no decode speed."""
+    has no decode speed. `release` is empty where the inventory's own weights are served; a `canary` gets
+    `share` of the model's conversations, from 0 to 1."""
 
     runtime: str
     server: str
@@ -44,6 +45,9 @@ class Served:
     quality: Mapping[str, float] = field(default_factory=dict)
     tag: str = ""
     embedding: bool = False
+    release: str = ""
+    share: float = 1.0
+    canary: bool = False
 
     @property
     def called(self) -> str:

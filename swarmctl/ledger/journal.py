@@ -32,7 +32,9 @@ Record = dict[str, Any]
 #: Bytes of one line. More is no record of ours, and reading it could take a small machine's memory.
 LONGEST = 64 << 20
 WRITES = 3
-FILE_NAME = re.compile(r"\d{4}-\d{2}\.jsonl")
+#: what was live where: a file of its own, as its few records are read whole and often
+RELEASES = "releases"
+FILE_NAME = re.compile(rf"(?:\d{{4}}-\d{{2}}|{RELEASES})\.jsonl")
 MONTH = re.compile(r"\d{4}-\d{2}(?=-\d{2}T)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -54,12 +56,13 @@ class Line:
     tail: bool = False
 
 
-def append(folder: Path, record: Mapping[str, Any]) -> None:
-    """Write one record to the month's file that its `at` names, and return once it is on the disk.
+def append(folder: Path, record: Mapping[str, Any], file: str | None = None) -> None:
+    """Write one record to the month's file that its `at` names, or to `file`, and return once it is on the
+    disk.
 
     Raises LedgerError when it cannot be: a full disk, no permission, a record past LONGEST bytes.
     """
-    path = folder / f"{_month(record)}.jsonl"
+    path = folder / f"{file or _month(record)}.jsonl"
     data = b"\n" + encode(record) + b"\n"
     if len(data) > LONGEST:
         raise LedgerError(f"a record of {len(data) >> 20} MiB is too large for {path}",
@@ -81,9 +84,10 @@ def read(folder: Path, torn: Callable[[Line], None] | None = None) -> Iterator[R
 
 
 def files(folder: Path) -> tuple[Path, ...]:
-    """The journal's files, oldest month first."""
+    """The journal's files: what is of no month, then the months, oldest first."""
     try:
-        return tuple(sorted(path for path in folder.iterdir() if FILE_NAME.fullmatch(path.name)))
+        found = (path for path in folder.iterdir() if FILE_NAME.fullmatch(path.name))
+        return tuple(sorted(found, key=lambda path: (path.name[0].isdigit(), path.name)))
     except FileNotFoundError:
         return ()
     except OSError as exc:

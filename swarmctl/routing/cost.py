@@ -48,7 +48,8 @@ class Habits:
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """One model on one host, with all that pricing it needs. `good` and `bad` count ratings of the model per
-    category. `tag` is its server's own name for the model."""
+    category. `tag` is its server's own name for the model; `release`, `share` and `canary` as in the
+    snapshot."""
 
     host: str
     runtime: str
@@ -69,6 +70,9 @@ class Candidate:
     good: Mapping[str, float] = field(default_factory=dict)
     bad: Mapping[str, float] = field(default_factory=dict)
     tag: str = ""
+    release: str = ""
+    share: float = 1.0
+    canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)

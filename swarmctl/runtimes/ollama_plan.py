@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from swarmctl.errors import DiskFull, SwarmError
 from swarmctl.facts.ollama import OWN
 from swarmctl.inventory import OllamaWish, placed_on
-from swarmctl.runtimes.ollama_models import full_name, tag_name
+from swarmctl.runtimes.ollama_models import full_name, release_tag, tag_name
 from swarmctl.runtimes.ollama_serve import (
     RUNTIME_FOLDER,
     parameters,
@@ -101,8 +101,12 @@ def notes(want: Want, seen: Facts) -> tuple[str, ...]:
 
 def tag_of(want: Want, placement: Placement) -> str:
     """The name in Ollama of what a placement wants."""
-    pulled = want.wishes[placement.model].pulled
-    return full_name(pulled) if pulled else tag_name(placement.model, want.models[placement.model].sha256)
+    wish = want.wishes[placement.model]
+    if wish.pulled:
+        return full_name(wish.pulled)
+    if wish.release:
+        return release_tag(wish.served_as, wish.release)
+    return tag_name(placement.model, want.models[placement.model].sha256)
 
 
 def speed_name(tag: str) -> str:
