@@ -463,6 +463,17 @@ def test_check_ends_with_2_and_every_problem_on_stderr(tmp_path):
     assert f"{path}:2: hosts.a.rolls: unknown key; did you mean roles?" in done.stderr
 
 
+def test_what_happens_to_an_idle_host_is_read():
+    text = OLLAMA_HOSTS.replace("idle_minutes: 30", "idle_minutes: 30, when_idle: poweroff, wake_via: both, "
+                                "wake_on_demand: true, sleep_command: [sudo, -n, zzz]")
+    host = parse_inventory(text, "inventory.yaml").host("neither")
+    assert (host.when_idle, host.wake_via, host.wake_on_demand) == ("poweroff", "both", True)
+    assert host.sleep_command == ("sudo", "-n", "zzz")
+    plain = parse_inventory(OLLAMA_HOSTS, "inventory.yaml").host("only")
+    assert (plain.when_idle, plain.wake_via, plain.wake_on_demand, plain.sleep_command) == (
+        "nothing", None, False, ())
+
+
 def test_schema_prints_the_schema():
     assert json.loads(swarmctl("inventory", "schema").stdout) == json_schema()
 
@@ -500,6 +511,14 @@ def test_a_placement_runs_on_the_only_runtime_named_else_on_llama_cpp_and_what_i
     (("OLLAMA_DEBUG: true", "OLLAMA_HOST: x"), "use `port`"),
     (("llamacpp: {port: 9000}", "llamacpp: {port: 11433}"), "port 11434 of this machine is taken by"),
     (("intermittent: true", "intermittent: maybe"), "expected true or false"),
+    (("intermittent: true", "when_idle: suspend"), "needs intermittent: true"),
+    (("idle_minutes: 30", "when_idle: suspend"), "needs idle_minutes"),
+    (("idle_minutes: 30", "idle_minutes: 3, ssh: local, when_idle: suspend"),
+     "the machine that would have to wake it"),
+    (("mac: AA:bb:cc:dd:ee:ff", "wake_on_demand: true"), "needs mac"),
+    (("idle_minutes: 30", "wake_via: nobody"), "nobody is no host"),
+    (("idle_minutes: 30", "wake_via: neither"), "itself asleep then"),
+    (("idle_minutes: 30", "sleep_command: [sudo, '']"), "expected a word"),
     (("AA:bb:cc:dd:ee:ff", "AA:bb"), "a network card's address"),
 ])
 def test_what_an_ollama_host_may_not_say_is_named(change, words):

@@ -31,7 +31,8 @@ if TYPE_CHECKING:
 
 MOST_SHOWN = 50
 PLAIN = ("ssh_config", "airgap", "between_hosts", "value_of_time", "cost_of_bad_answer")
-HOST_PLAIN = ("data_dir", "connect_timeout", "intermittent", "mac", "idle_minutes")
+HOST_PLAIN = ("data_dir", "connect_timeout", "intermittent", "mac", "idle_minutes", "when_idle",
+              "wake_via", "wake_on_demand")
 HINT = "docs/inventory.md explains every key; `swarmctl inventory schema` prints a schema for your editor"
 
 
@@ -90,8 +91,7 @@ def _host(name: str, raw: Mapping[str, Any], energy: Mapping[str, Any],
     if "ollama" in raw or "ollama" in used:
         ollama = OllamaWish(**_lowered(raw.get("ollama", {}), "sha256"))
     plain = _lowered({key: raw[key] for key in HOST_PLAIN if key in raw}, "mac")
-    if "roles" in raw:
-        plain["roles"] = tuple(raw["roles"])
+    plain.update({key: tuple(raw[key]) for key in ("roles", "sleep_command") if key in raw})
     return Host(name=name, ssh=raw.get("ssh", name), llamacpp=llamacpp, ollama=ollama, models=placements,
                 limits=Limits(**raw.get("limits", {})),
                 energy=Energy(**energy | raw.get("energy", {})), **plain)

@@ -21,7 +21,7 @@ def contradictions(raw: Mapping[str, Any], lines: Mapping[Path, int]) -> list[Pr
     hosts: Mapping[str, Any] = raw.get("hosts", {})
     found = [*_unhashed(models), *_unknown_models(hosts, {name for *_, name in _under(lines, "models")}),
              *_shared_ports(hosts, models), *_runtimes(hosts, models), *_shared_folders(hosts),
-             *_watts(hosts)]
+             *_watts(hosts), *_sleep(hosts, {name for *_, name in _under(lines, "hosts")})]
     return [Problem(_line(lines, path), field_name(path), text) for path, text in found]
 
 
@@ -128,3 +128,20 @@ def _watts(hosts: Mapping[str, Any]) -> Iterator[tuple[Path, str]]:
         energy = entry.get("energy", {})
         if energy.get("idle_watts", 0) > energy.get("load_watts", float("inf")):
             yield ("hosts", host, "energy", "load_watts"), "less than idle_watts; swap the two?"
+
+
+def _sleep(hosts: Mapping[str, Any], known: set[str]) -> Iterator[tuple[Path, str]]:
+    """What is said of sleep without what it takes."""
+    for host, entry in hosts.items():
+        sleeps = entry.get("when_idle", "nothing") != "nothing"
+        if sleeps and "idle_minutes" not in entry:
+            yield ("hosts", host, "when_idle"), "needs idle_minutes: after how many it sleeps"
+        if sleeps and not entry.get("intermittent"):
+            yield ("hosts", host, "when_idle"), "needs intermittent: true, so that nobody waits for it"
+        if sleeps and entry.get("ssh") == "local":
+            yield ("hosts", host, "when_idle"), "this is the machine that would have to wake it; leave it out"
+        if entry.get("wake_on_demand") and "mac" not in entry:
+            yield ("hosts", host, "wake_on_demand"), "needs mac: the address that wakes it"
+        if (via := entry.get("wake_via")) and (via not in known or via == host):
+            why = "itself asleep then" if via == host else "no host"
+            yield ("hosts", host, "wake_via"), f"{via} is {why}"

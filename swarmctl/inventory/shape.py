@@ -17,6 +17,7 @@ from swarmctl.inventory.wishes import (
     OLLAMA_PORT,
     ROLES,
     RUNTIMES,
+    WHEN_IDLE,
 )
 
 #: llama-server options that swarmctl sets itself, with what to write instead (empty: there is no say in it).
@@ -268,8 +269,17 @@ HOST = Record("host", "a mapping that describes a machine", (
                     r"^[0-9A-Fa-f]{2}(:[0-9A-Fa-f]{2}){5}$", 17),
         "The address of its network card, for wake-on-LAN.", "none"),
     Key("idle_minutes", Number("minutes", "30", 0.1, 1e6),
-        "Minutes without a question after which `doctor` says that it may sleep; nothing puts it to sleep by "
-        "itself.", "never"),
+        "Minutes without a question and without anybody at work there, after which it counts as idle.",
+        "never"),
+    Key("when_idle", Choice("what happens then", WHEN_IDLE),
+        "What `swarmctl idle` does with it then; `doctor` notes it in any case.", "nothing"),
+    Key("sleep_command", Listing("a list of words", Text("a word", "sudo"), "[sudo, -n, pm-suspend]", 1),
+        "The command, run on the host, that puts it to sleep.", "the system's own, as the user may use it"),
+    Key("wake_via", _host_name, "The host that sends the packet, where this machine is on another network.",
+        "this machine"),
+    Key("wake_on_demand", Truth(),
+        "Whether a question that only this host answers well wakes it; another host answers meanwhile.",
+        "false"),
 ), nothing=True)
 
 INVENTORY = Record("inventory", "a mapping with version, models and hosts", (

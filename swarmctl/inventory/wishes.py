@@ -15,6 +15,7 @@ RUNTIMES = ("llamacpp", "ollama")
 MANAGE = ("auto", "adopt", "own")
 BETWEEN_HOSTS = ("auto", "trusted", "never")
 ROLES = ("orchestrate", "train", "inference", "preprocess", "evaluate", "embed")
+WHEN_IDLE = ("nothing", "suspend", "poweroff")
 BACKENDS = ("auto", "cpu", "cuda", "rocm", "metal", "vulkan")
 
 
@@ -124,8 +125,9 @@ class Host:
     """A machine. `ssh` is an alias of ~/.ssh/config or [user@]address[:port]; `local` means this very
     machine.
 
-    An `intermittent` host may be off; `mac` is the address that wakes it, and after `idle_minutes` without a
-    question `doctor` says that it may go to sleep.
+    An `intermittent` host may be off; `mac` is the address that wakes it, by a packet that the host
+    `wake_via` sends, and with `wake_on_demand` a question that only it answers well does. After
+    `idle_minutes` without a question `swarmctl idle` does what `when_idle` says, by `sleep_command` where there is one.
     """
 
     name: str
@@ -141,6 +143,10 @@ class Host:
     intermittent: bool = False
     mac: str | None = None
     idle_minutes: float | None = None
+    when_idle: str = "nothing"
+    sleep_command: tuple[str, ...] = ()
+    wake_via: str | None = None
+    wake_on_demand: bool = False
 
     @property
     def local(self) -> bool:
