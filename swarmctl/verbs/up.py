@@ -16,12 +16,17 @@ from typing import TYPE_CHECKING, Protocol
 
 from swarmctl.dispatch.verify import gpus_working
 from swarmctl.errors import CommandTimeout, ConnectionLost, HostUnreachable, SwarmError, UsageError
+from swarmctl.fleet.blobs import Place, blob_path
 from swarmctl.fleet.converge import Supply, converge
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.locks import local_lock
+from swarmctl.fleet.one_time_key import sweep
 from swarmctl.fleet.pool import over_hosts
+from swarmctl.fleet.releases import read as read_releases
+from swarmctl.fleet.releases import wanted
 from swarmctl.fleet.remote import connect
 from swarmctl.fleet.served import served_on
+from swarmctl.fleet.sharing import Sharing
 from swarmctl.fleet.snapshot import Fleet, HostEntry, read_fleet, write_fleet
 from swarmctl.fleet.store import Store, resolve_model
 from swarmctl.fleet.survey import survey
@@ -85,14 +90,15 @@ class Watcher(Protocol):
 
 
 def up(paths: Paths, inventory_path: Path, watcher: Watcher, *, only: Sequence[str] = (),
-       dry_run: bool = False) -> tuple[HostReport, ...]:
+       dry_run: bool = False, previous: bool = False) -> tuple[HostReport, ...]:
     """Make the hosts (all, or those named in `only`) what the inventory says; a report for each, in its
-    order.
+    order. A trained release serves in its model's place, and a canary beside it; with `previous` what a
+    rollback would return to is served too.
 
     Raises InventoryError, UsageError for an unknown host, LockBusy where another `up` of this machine does
     not end, and SwarmError where a model's file cannot be had. What fails on one host is in its report.
     """
-    inventory = read_inventory(inventory_path)
+    inventory = wanted(read_inventory(inventory_path), read_releases(paths), paths, previous=previous)
     hosts = chosen(inventory, only)
     if dry_run:
         models = _models(inventory, hosts, inventory_path, paths, watcher)
@@ -100,6 +106,8 @@ def up(paths: Paths, inventory_path: Path, watcher: Watcher, *, only: Sequence[s
         watcher.plan(reports)
         return reports
     with local_lock(paths.state / "up.lock", "swarmctl up", wait=LOCK_WAIT, on_wait=watcher.note):
+        inventory = wanted(read_inventory(inventory_path), read_releases(paths), paths, previous=previous)
+        hosts = chosen(inventory, only)
         models = _models(inventory, hosts, inventory_path, paths, watcher)
         plans, reports = _survey(inventory, hosts, models, paths)
         watcher.plan(reports)
@@ -175,15 +183,30 @@ def _apply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths,
             if ollama_platform(plan.seen) == platform and (binary := _ollama_binary(plan.seen, version)):
                 yield plan.remote, plan.seen.data_dir, binary
 
-    supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config, siblings, holders)
     reports: dict[str, HostReport] = {}
     entries: dict[str, HostEntry] = {}
-    for plan, result in over_hosts(plans, lambda plan: _make_true(plan, supply, watcher), timeout=HOST_LIMIT):
-        if isinstance(result, SwarmError):
-            reports[plan.host.name] = HostReport(plan.host.name, "failed", plan.steps, result)
-        else:
-            reports[plan.host.name], entries[plan.host.name] = result
+    with _sharing(inventory, plans, paths) as sharing:
+        supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config, siblings, holders,
+                        sharing)
+        for plan, result in over_hosts(plans, lambda plan: _make_true(plan, supply, watcher),
+                                       timeout=HOST_LIMIT):
+            if isinstance(result, SwarmError):
+                reports[plan.host.name] = HostReport(plan.host.name, "failed", plan.steps, result)
+            else:
+                reports[plan.host.name], entries[plan.host.name] = result
     return reports, entries
+
+
+def _sharing(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths) -> Sharing:
+    """Who has which weights already. What a killed run left of one-time keys is removed first."""
+    remotes = {plan.host.name: plan.remote for plan in plans}
+    sweep(paths, remotes.get, {host.name for host in inventory.hosts})
+    sharing = Sharing(paths, inventory.between_hosts)
+    for plan in plans:
+        for blob in plan.seen.blobs:
+            sharing.holds(blob.sha256, Place(plan.remote, blob_path(plan.seen.data_dir, blob.sha256),
+                                             plan.seen.data_dir, plan.host.ssh, inventory.ssh_config))
+    return sharing
 
 
 def _ollama_binary(seen: Facts, version: str) -> str | None:
