@@ -24,6 +24,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "rate": ("swarmctl.cli.rate:rate", "Rate the last answer, or another: up, down, 1 to 5, or corrected."),
     "compare": ("swarmctl.cli.compare:compare", "Ask two models blind and pick the better answer."),
     "embed": ("swarmctl.cli.embed:embed", "Turn texts into vectors, as JSON lines or Parquet."),
+    "eval": ("swarmctl.cli.eval:evaluate", "Evaluate a served release against another, with evidence."),
     "log": ("swarmctl.cli.log:app", "List, show, search, query and export what was asked and rated."),
     "init": ("swarmctl.cli.init:init", "Write an inventory from ~/.ssh/config or an Ansible inventory."),
     "up": ("swarmctl.cli.up:up", "Make every host what the inventory says; --dry-run shows the plan."),

@@ -1,0 +1,193 @@
+"""Many questions to one release, over every server that serves it at once.
+
+What was answered is on disk before the next question goes out, so an evaluation that was cut goes on where it
+was. A server that fails drops out and its question goes to another.
+"""
+
+from __future__ import annotations
+
+import json
+import queue
+import threading
+from contextlib import closing
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.dispatch.reach import endpoint, open_way
+from swarmctl.errors import RemoteError, RequestRejected, ServerError, ServerUnavailable, StreamBroken
+from swarmctl.exchange import ChatRequest, Timings
+from swarmctl.runtimes.http import TunnelDown
+from swarmctl.runtimes.named import runtime
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from swarmctl.evaluation.questions import Question
+    from swarmctl.exchange import Chunk
+    from swarmctl.fleet.snapshot import Fleet, HostEntry, Served
+    from swarmctl.paths import Paths
+
+CONNECT_TIMEOUT = 5.0
+FIRST_TOKEN_TIMEOUT = 120.0
+TOKEN_TIMEOUT = 60.0
+POLL = 0.1
+AT_ONCE = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Style:
+    """How every question is asked. Temperature None is the server's own, as `ask` has it."""
+
+    temperature: float | None = None
+    max_tokens: int = 512
+    samples: int = 1
+
+    @property
+    def tag(self) -> str:
+        """What tells answers that were asked for in one way from those of another."""
+        heat = "server" if self.temperature is None else f"{self.temperature:g}"
+        return f"t{heat}-{self.max_tokens}"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """One answer. `sample` counts from 0 and is the seed."""
+
+    key: str
+    sample: int
+    answer: str
+    finish: str
+    seconds: float
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One server of a release."""
+
+    paths: Paths
+    fleet: Fleet
+    entry: HostEntry
+    served: Served
+
+    def ask(self, question: Question, sample: int, style: Style) -> Reply:
+        """One answer. Raises RemoteError, ServerError."""
+        request = ChatRequest(question.messages, style.max_tokens, style.temperature, sample)
+        return self.reply(request, question.key)
+
+    def reply(self, request: ChatRequest, key: str = "") -> Reply:
+        """The whole answer to a request; a tunnel found cold is opened. Raises RemoteError, ServerError."""
+        try:
+            return self._reply(request, key)
+        except TunnelDown:
+            if self.entry.ssh == "local":
+                raise
+            open_way(self.paths, self.fleet, self.entry)
+            return self._reply(request, key)
+
+    def _reply(self, request: ChatRequest, key: str) -> Reply:
+        with closing(self._chunks(request)) as chunks:
+            said = tuple(chunks)
+        if not said or said[-1].finish is None:
+            raise StreamBroken("the stream ended without its closing record")
+        times = said[-1].timings or Timings()
+        return Reply(key, request.seed or 0, "".join(chunk.text for chunk in said), said[-1].finish,
+                     times.decode_seconds or 0.0, times.completion_tokens or 0)
+
+    def _chunks(self, request: ChatRequest) -> Generator[Chunk]:
+        where = endpoint(self.paths, self.entry, self.served.port, self.served.called)
+        yield from runtime(self.served.runtime).chat(
+            where, request, connect_timeout=CONNECT_TIMEOUT, token_timeout=TOKEN_TIMEOUT,
+            first_token_timeout=FIRST_TOKEN_TIMEOUT + 4 * self.served.load_seconds)
+
+
+def lanes_of(paths: Paths, fleet: Fleet, digest: str, host: str | None = None) -> tuple[Lane, ...]:
+    """Every server that serves exactly these weights, or that of one host."""
+    return tuple(Lane(paths, fleet, entry, served) for entry in fleet.hosts for served in entry.served
+                 if served.digest == digest and not served.embedding and host in (None, entry.name))
+
+
+def replies(lanes: Sequence[Lane], questions: Sequence[Question], style: Style, kept: Path, *,
+            tick: Callable[[int, int], None], lost: Callable[[str, str], None]) -> Mapping[str, list[Reply]]:
+    """Every question's answers, by its key. `kept` is the file that remembers them from run to run.
+
+    `tick` is told (done, of all), `lost` of each server that fails. Raises ServerUnavailable where none is
+    left.
+    """
+    wanted = [(question, sample) for question in questions for sample in range(style.samples)]
+    found = {(reply.key, reply.sample): reply for reply in _remembered(kept)}
+    todo = [(question, sample) for question, sample in wanted if (question.key, sample) not in found]
+    tick(len(wanted) - len(todo), len(wanted))
+    kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with kept.open("a", encoding="utf-8") as file:
+        for number, reply in enumerate(_ask_all(lanes, todo, style, lost), 1):
+            file.write(json.dumps(asdict(reply)) + "\n")
+            file.flush()
+            found[reply.key, reply.sample] = reply
+            tick(len(wanted) - len(todo) + number, len(wanted))
+    return {question.key: [found[question.key, sample] for sample in range(style.samples)]
+            for question in questions}
+
+
+def _remembered(kept: Path) -> Iterator[Reply]:
+    """What an earlier run wrote; a line that a dying process tore is asked again."""
+    try:
+        lines = kept.read_bytes().splitlines()
+    except FileNotFoundError:
+        return
+    for line in lines:
+        try:
+            yield Reply(**json.loads(line))
+        except (ValueError, TypeError):
+            continue
+
+
+def _ask_all(lanes: Sequence[Lane], todo: Iterable[tuple[Question, int]], style: Style,
+             lost: Callable[[str, str], None]) -> Iterator[Reply]:
+    work: queue.SimpleQueue[tuple[Question, int]] = queue.SimpleQueue()
+    done: queue.SimpleQueue[Reply | BaseException] = queue.SimpleQueue()
+    count = 0
+    for count, item in enumerate(todo, 1):  # noqa: B007  the last count is how many there are
+        work.put(item)
+    stop = threading.Event()
+    hands = [threading.Thread(target=_serve, args=(lane, work, done, style, lost, stop), daemon=True)
+             for lane in lanes for _ in range(min(AT_ONCE, max(1, lane.served.parallel)))]
+    for hand in hands:
+        hand.start()
+    try:
+        for _ in range(count):
+            yield _next(done, hands)
+    finally:
+        stop.set()
+
+
+def _next(done: queue.SimpleQueue[Reply | BaseException], hands: Sequence[threading.Thread]) -> Reply:
+    while True:
+        try:
+            found = done.get(timeout=POLL)
+        except queue.Empty:
+            if not any(hand.is_alive() for hand in hands) and done.empty():
+                raise ServerUnavailable("no server of this release is left to answer",
+                                        hint="`swarmctl status` says why") from None
+            continue
+        if isinstance(found, BaseException):
+            raise found
+        return found
+
+
+def _serve(lane: Lane, work: queue.SimpleQueue[tuple[Question, int]], done: queue.SimpleQueue[Any],
+           style: Style, lost: Callable[[str, str], None], stop: threading.Event) -> None:
+    while not stop.is_set():
+        try:
+            question, sample = work.get(timeout=POLL)
+        except queue.Empty:
+            continue
+        try:
+            done.put(lane.ask(question, sample, style))
+        except RequestRejected as exc:  # nobody would take it: an empty answer, as a person would get
+            done.put(Reply(question.key, sample, "", f"refused: {exc.message}", 0.0, 0))
+        except (RemoteError, ServerError) as exc:
+            work.put((question, sample))
+            lost(lane.entry.name, exc.message)
+            return
