@@ -39,6 +39,20 @@ class InventoryError(SwarmError):
     exit_code = 2
 
 
+class RecipeError(SwarmError):
+    """A recipe cannot be used. `message` holds one line a problem, each with file, line, key and the fix."""
+
+    exit_code = 2
+
+
+class JobFailed(SwarmError):
+    """A job on a host ended without its result. The run's folder is kept; `hint` says how to go on."""
+
+
+class Unfit(SwarmError):
+    """Preflight: a job would not fit its host, or its model could not be served. Nothing was started."""
+
+
 class SomeHostsFailed(SwarmError):
     """Some hosts did what was asked and some did not; the report has been shown."""
 
