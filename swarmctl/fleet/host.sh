@@ -129,6 +129,15 @@ pack_ollama() { # KEY BINARY: make outgoing/KEY.tar.gz of an Ollama, wherever it
     tar -czf "$to.$$" -C "$root" bin/ollama lib/ollama && mv "$to.$$" "$to" && echo "$to"
 }
 
+version() { # PAYLOAD: append a line to the history of versions; a line that a kill tore stays alone
+    prepare || exit 1
+    history=$data/runtimes/versions.jsonl
+    if [ -s "$history" ] && [ -n "$(tail -c 1 "$history")" ]; then echo >>"$history" || exit 1; fi
+    cat "$1" >>"$history" || exit 1
+    rm -f "$1"
+    sync
+}
+
 # --- building, detached from the connection; build.sh does the work
 
 build() { # PAYLOAD KEY JOBS SDIST SOURCE_FOLDER TARGETS FLAGS…: begin, unless it is under way; PAYLOAD is build.sh

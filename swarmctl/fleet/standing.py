@@ -1,12 +1,16 @@
-"""Hosts that an admin set aside: cordoned or draining. Neither gets new questions; servers stay.
+"""Hosts that are set aside: cordoned, draining or upgrading. None gets new questions; servers stay.
 
 One small file a host in state, written by rename. Unlike a mark (dispatch.marks), which is a wish to wait and
-runs out, this is a person's word: it holds until `uncordon`, and is never ignored.
+runs out, cordoned and draining are a person's word: it holds until `uncordon`, and is never ignored.
+Upgrading holds as long as the process that upgrades: it keeps a flock on the file, which no kill outlives.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
@@ -15,11 +19,12 @@ from swarmctl.atomic import write_whole
 from swarmctl.errors import SwarmError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from swarmctl.paths import Paths
 
-State = Literal["cordoned", "draining"]
+State = Literal["cordoned", "draining", "upgrading"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +38,8 @@ class Aside:
     @property
     def why(self) -> str:
         """As a person reads it, with the way back."""
+        if self.state == "upgrading":
+            return f"it is being upgraded, since {self.since_words}, and comes back by itself"
         return f"{self.state} since {self.since_words}; `swarmctl uncordon {self.host}` takes it back"
 
     @property
@@ -61,6 +68,33 @@ def take_back(paths: Paths, host: str) -> bool:
     return True
 
 
+@contextmanager
+def upgrading(paths: Paths, host: str, now: float) -> Iterator[None]:
+    """Take a host out for new questions while the block runs, and no longer than this process lives. One that
+    a person set aside stays so."""
+    if read_aside(paths, host) is not None:
+        yield
+        return
+    file = _file(paths, host)
+    part = file.with_name(f"{file.name}.{os.getpid()}.part")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        held = part.open("w", encoding="utf-8")
+    except OSError as exc:
+        raise SwarmError(f"it could not be set aside: {exc}", host=host) from exc
+    with held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(json.dumps(asdict(Aside(host, "upgrading", now))))
+        held.flush()
+        part.replace(file)
+        try:
+            yield
+        finally:
+            with suppress(FileNotFoundError):
+                if os.fstat(held.fileno()).st_ino == file.stat().st_ino:  # else a person cordoned it
+                    file.unlink()
+
+
 def read_aside(paths: Paths, host: str) -> Aside | None:
     """How a host was set aside, or None.
 
@@ -68,13 +102,25 @@ def read_aside(paths: Paths, host: str) -> Aside | None:
     """
     file = _file(paths, host)
     try:
-        raw = json.loads(file.read_text(encoding="utf-8"))
-        state: State = "draining" if raw["state"] == "draining" else "cordoned"
+        with file.open(encoding="utf-8") as opened:
+            raw = json.loads(opened.read())
+            if raw["state"] == "upgrading" and not _held(opened.fileno()):
+                return None
+        state: State = raw["state"] if raw["state"] in ("draining", "upgrading") else "cordoned"
         return Aside(host, state, float(raw["since"]))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):
         return Aside(host, "cordoned", 0.0)
+
+
+def _held(descriptor: int) -> bool:
+    """Whether the process that wrote the file still lives."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    return False
 
 
 def _file(paths: Paths, host: str) -> Path:
