@@ -18,6 +18,7 @@ from swarmctl.dispatch.verify import gpus_working
 from swarmctl.errors import CommandTimeout, ConnectionLost, HostUnreachable, SwarmError, UsageError
 from swarmctl.fleet.blobs import Place, blob_path
 from swarmctl.fleet.converge import Supply, converge
+from swarmctl.fleet.holders import build_holders, ollama_holders
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.locks import local_lock
 from swarmctl.fleet.one_time_key import sweep
@@ -31,16 +32,15 @@ from swarmctl.fleet.snapshot import Fleet, HostEntry, read_fleet, write_fleet
 from swarmctl.fleet.store import Store, resolve_model
 from swarmctl.fleet.survey import survey
 from swarmctl.runtimes.base import Want
-from swarmctl.runtimes.ollama_plan import ollama_platform
 from swarmctl.runtimes.plans import host_notes, plan_host
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from swarmctl.facts import Facts
     from swarmctl.fleet.progress import Event
-    from swarmctl.fleet.shell import Remote, ShellRemote
+    from swarmctl.fleet.shell import ShellRemote
     from swarmctl.inventory import Host, Inventory
     from swarmctl.paths import Paths
     from swarmctl.runtimes.base import ModelFile
@@ -173,21 +173,12 @@ def _planned(host: Host, result: HostPlan | SwarmError) -> HostReport:
 def _apply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths,
            watcher: Watcher) -> tuple[dict[str, HostReport], dict[str, HostEntry]]:
     """Apply every plan; reports and snapshot entries by host."""
-    def siblings(key: str) -> Iterator[tuple[Remote, str]]:
-        for plan in plans:
-            if any(runtime.key == key for runtime in plan.seen.runtimes):
-                yield plan.remote, plan.seen.data_dir
-
-    def holders(version: str, platform: str) -> Iterator[tuple[Remote, str, str]]:
-        for plan in plans:
-            if ollama_platform(plan.seen) == platform and (binary := _ollama_binary(plan.seen, version)):
-                yield plan.remote, plan.seen.data_dir, binary
-
+    there = [(plan.remote, plan.seen) for plan in plans]
     reports: dict[str, HostReport] = {}
     entries: dict[str, HostEntry] = {}
     with _sharing(inventory, plans, paths) as sharing:
-        supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config, siblings, holders,
-                        sharing)
+        supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config, partial(build_holders, there),
+                        partial(ollama_holders, there), sharing)
         for plan, result in over_hosts(plans, lambda plan: _make_true(plan, supply, watcher),
                                        timeout=HOST_LIMIT):
             if isinstance(result, SwarmError):
@@ -207,13 +198,6 @@ def _sharing(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths) -> S
             sharing.holds(blob.sha256, Place(plan.remote, blob_path(plan.seen.data_dir, blob.sha256),
                                              plan.seen.data_dir, plan.host.ssh, inventory.ssh_config))
     return sharing
-
-
-def _ollama_binary(seen: Facts, version: str) -> str | None:
-    """Where a host has that release: what swarmctl installed, else its owner's own."""
-    ours = next((runtime.path for runtime in seen.runtimes
-                 if runtime.name == "ollama" and runtime.key == version), None)
-    return f"{ours}/bin/ollama" if ours else seen.tool_paths.get("ollama") if seen.ollama == version else None
 
 
 def _make_true(plan: HostPlan, supply: Supply, watcher: Watcher) -> tuple[HostReport, HostEntry]:
@@ -243,7 +227,7 @@ def _entry(plan: HostPlan) -> HostEntry:
         load_watts=load if energy.load_watts is None else energy.load_watts,
         energy_price=energy.price, currency=energy.currency, roles=host.roles,
         served=tuple(served_on(plan.want, plan.seen)), intermittent=host.intermittent,
-        gpus=gpus_working(plan.seen))
+        gpus=gpus_working(plan.seen), wake_on_demand=host.wake_on_demand)
 
 
 def estimated_watts(seen: Facts) -> tuple[float, float]:
