@@ -177,8 +177,8 @@ def _apply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths,
     reports: dict[str, HostReport] = {}
     entries: dict[str, HostEntry] = {}
     with _sharing(inventory, plans, paths) as sharing:
-        supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config, partial(build_holders, there),
-                        partial(ollama_holders, there), sharing)
+        supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config,
+                        partial(build_holders, there), partial(ollama_holders, there), sharing)
         for plan, result in over_hosts(plans, lambda plan: _make_true(plan, supply, watcher),
                                        timeout=HOST_LIMIT):
             if isinstance(result, SwarmError):
