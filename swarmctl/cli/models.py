@@ -289,8 +289,9 @@ def _moved_text(one: Moved) -> str:
     if not one.sent:
         return f"{one.host}  {one.name} ({one.runtime}): {one.state}, no weights were sent"
     speed = one.sent / max(one.seconds, 1e-3)
+    why = f"; not straight from another host: {one.why}" if one.why else ""
     return (f"{one.host}  {one.name} ({one.runtime}): {_size(one.sent)} {one.way} in {one.seconds:.1f} s "
-            f"({_size(int(speed))}/s)")
+            f"({_size(int(speed))}/s){why}")
 
 
 def _show_removed(what: dict[str, tuple[Holding, ...]], size: int, *, as_json: bool, dry: bool) -> None:

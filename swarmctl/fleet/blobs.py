@@ -1,8 +1,9 @@
 """Model bytes between machines: to several hosts, from host to host, and into an Ollama. Never twice.
 
 A blob is a file under its hash. It goes from this machine or from a host that has it; every way there is
-resumed where it broke and verified by the host that receives it. Where one host's SSH reaches another without
-a prompt, the bytes go straight between the two; else they stream through this machine, without a file here.
+resumed where it broke and verified by the host that receives it. Where one host's SSH reaches another the
+bytes go straight between the two; else they stream through this machine, without a file here. Which of these
+it shall be is decided in sharing.py.
 """
 
 from __future__ import annotations
@@ -85,14 +86,15 @@ def from_here(local: Path, to: Place, blob: Blob, tell: Teller) -> bool:
                progress=tell.bytes(blob.size))
 
 
-def from_host(source: Place, to: Place, blob: Blob, tell: Teller, ssh: tuple[str, ...] = ()) -> bool:
+def from_host(source: Place, to: Place, blob: Blob, tell: Teller, ssh: tuple[str, ...] = (),
+              command: Callable[[tuple[str, ...]], str] = shlex.join) -> bool:
     """Copy a host's file to another host; whether bytes had to move. With `ssh` (see `reaches`) they go
-    straight there, else through this machine's memory.
+    straight there, else through this machine's memory. `command` is what that `ssh` is told to run.
 
     Raises DiskFull with the numbers, before any byte, and RemoteErrors.
     """
     _need(to, blob)
-    send = partial(_straight, source, to, ssh, blob, tell) if ssh else \
+    send = partial(_straight, source, to, (ssh, command), blob, tell) if ssh else \
         partial(_through_here, source, to, blob, tell)
     return put_from(to.remote, Origin(source.path, lambda: blob.size, send), to.path, sha256=blob.sha256,
                     timeout=transfer_time(blob.size), progress=tell.bytes(blob.size))
@@ -168,9 +170,10 @@ def _need(to: Place, blob: Blob) -> None:
         require_space(to.remote, to.data_dir, max(0, blob.size - part), f"model {blob.name}")
 
 
-def _straight(source: Place, to: Place, ssh: tuple[str, ...], blob: Blob, tell: Teller,
-              argv: tuple[str, ...], offset: int, limit: float) -> Completed:
+def _straight(source: Place, to: Place, over_there: tuple[tuple[str, ...], Callable[[tuple[str, ...]], str]],
+              blob: Blob, tell: Teller, argv: tuple[str, ...], offset: int, limit: float) -> Completed:
     """Have the source feed the receiving command over its own SSH, and say how far it is meanwhile."""
+    ssh, command = over_there
     over = threading.Event()
 
     def watch() -> None:
@@ -186,7 +189,7 @@ def _straight(source: Place, to: Place, ssh: tuple[str, ...], blob: Blob, tell: 
     watcher.start()
     try:
         return source.remote.execute(("sh", "-c", FROM, "sh", source.path, str(offset + 1), *ssh,
-                                      shlex.join(argv)), timeout=limit)
+                                      command(argv)), timeout=limit)
     finally:
         over.set()
         watcher.join(CHECK_TIMEOUT)

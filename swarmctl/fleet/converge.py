@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import ServerError, ServerUnavailable, SwarmError
+from swarmctl.fleet.blobs import Blob, Place, blob_path, from_here
 from swarmctl.fleet.host_shell import on_host, script
-from swarmctl.fleet.install import BUILD_LIMIT, install_runtime, require_space, transfer_time
+from swarmctl.fleet.install import BUILD_LIMIT, install_runtime, transfer_time
 from swarmctl.fleet.locks import HostLock
 from swarmctl.fleet.measure import load_limit, measure, measure_embedding, wait_ready
 from swarmctl.fleet.ollama_install import install_ollama
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
 
     from swarmctl.facts import Facts, Speed
     from swarmctl.fleet.progress import Event
+    from swarmctl.fleet.sharing import Sharing
     from swarmctl.fleet.shell import Remote, ShellRemote
     from swarmctl.fleet.store import Store
     from swarmctl.paths import Paths
@@ -69,6 +71,8 @@ class Supply:
     siblings: Callable[[str], Iterable[tuple[Remote, str]]] = no_siblings
     #: version and platform → hosts with that Ollama: data_dir, and the binary's path there
     holders: Callable[[str, str], Iterable[tuple[Remote, str, str]]] = no_holders
+    #: weights that several hosts want leave this machine once
+    sharing: Sharing | None = None
     #: server → seconds from its start to its first token, noted by StartServer for MeasureSpeed
     loads: dict[tuple[str, str], float] = field(default_factory=dict)
 
@@ -135,11 +139,15 @@ def apply(work: Work, step: Step) -> None:
 
 
 def put_blob(work: Work, step: PutBlob) -> None:
-    """Copy a model's bytes under their hash: resumed, verified, never twice."""
-    model = work.want.models[step.model]
-    require_space(work.remote, work.seen.data_dir, step.size, f"model {step.model}")
-    work.remote.put(Path(model.path), f"{work.seen.data_dir}/blobs/sha256-{step.sha256}", sha256=step.sha256,
-                    timeout=transfer_time(step.size), progress=work.tell.bytes(step.size))
+    """Copy a model's bytes under their hash: resumed, verified, never twice; from another host where that
+    goes."""
+    blob, here = Blob(step.model, step.sha256, step.size), Path(work.want.models[step.model].path)
+    to = Place(work.remote, blob_path(work.seen.data_dir, step.sha256), work.seen.data_dir,
+               work.want.host.ssh, work.supply.ssh_config)
+    if work.supply.sharing:
+        work.tell(work.supply.sharing.bring(blob, to, work.tell, here=here).told)
+    else:
+        from_here(here, to, blob, work.tell)
 
 
 def start_server(work: Work, step: StartServer) -> None:
@@ -243,7 +251,7 @@ def _limit(step: Step, want: Want) -> float:
         case InstallRuntime():
             return BUILD_LIMIT
         case PutBlob():
-            return transfer_time(step.size)
+            return 2 * transfer_time(step.size)  # it may wait for another host to have it
         case StartServer():
             return load_limit(_size(want, step.spec.model)) + STOP_LIMIT
         case CreateModel():

@@ -1,7 +1,6 @@
 """One model to several hosts: each byte over this machine's uplink as seldom as can be.
 
-The first host gets the bytes from where they are. The others get them from it wherever its own SSH reaches
-them, and otherwise the way the first did. What is there already, by its hash, is not sent.
+How they come to each host is decided in sharing.py. What is there already, by its hash, is not sent.
 """
 
 from __future__ import annotations
@@ -15,16 +14,14 @@ from swarmctl.fleet.blobs import (
     Place,
     blob_path,
     forget,
-    from_here,
-    from_host,
     into_ollama,
     passing_path,
-    reaches,
 )
 from swarmctl.fleet.install import require_space, transfer_time
 from swarmctl.fleet.locks import HostLock
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
+from swarmctl.fleet.sharing import Sharing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +32,7 @@ if TYPE_CHECKING:
     from swarmctl.fleet.holdings import OllamaStock, Stock
     from swarmctl.fleet.progress import Event
     from swarmctl.inventory import Host
+    from swarmctl.paths import Paths
 
 HOST_LIMIT = 24 * 3600.0
 MAKE_LIMIT = 1800.0
@@ -43,13 +41,16 @@ MAKE_LIMIT = 1800.0
 @dataclass(frozen=True, slots=True)
 class Moved:
     """How it went on a host: `state` is there (nothing had to move), moved or failed; `way` is how the bytes
-    came and `sent` how many, `name` what the host calls the model now."""
+    came, `why` not straight from another host, where that was tried, and `sent` how many; `name` is what the
+    host calls the model now."""
 
     host: str
     state: str
     runtime: str = ""
     name: str = ""
     way: str = ""
+    why: str = ""
+    straight: bool = False
     sent: int = 0
     seconds: float = 0.0
     error: SwarmError | None = None
@@ -107,27 +108,26 @@ def ollama_of(stock: Stock) -> OllamaStock:
     return found[0]
 
 
-def spread(cargo: Cargo, targets: Sequence[Target], state: Path,
-           event: Callable[[Event], None]) -> dict[str, Moved | SwarmError]:
-    """Bring the cargo to every target; what became of it by host. The hosts are locked meanwhile."""
+def spread(cargo: Cargo, targets: Sequence[Target], paths: Paths, event: Callable[[Event], None], *,
+           between: str = "auto") -> dict[str, Moved | SwarmError]:
+    """Bring the cargo to every target; what became of it by host. The hosts are locked meanwhile. `between`
+    is the inventory's `between_hosts`."""
     done: dict[str, Moved | SwarmError] = {
         one.stock.host.name: Moved(one.stock.host.name, "there", _runtime(one), _name(cargo, one))
         for one in targets if one.has}
     waiting = [one for one in targets if not one.has]
-    giver = next((one for one in targets if one.has and one.ollama is None), None)
     try:
-        while waiting and giver is None:
-            first = waiting.pop(0)
-            found = _all([first], lambda one: _land(cargo, one, None, state, event))
-            done |= found
-            giver = None if isinstance(found[first.stock.host.name], SwarmError) else first
-        done |= _all(waiting, lambda one: _land(cargo, one, giver, state, event))
-        arrived = [one for one in targets if one.ollama and not one.has
-                   and not isinstance(done[one.stock.host.name], SwarmError)]
+        with Sharing(paths, between) as sharing:
+            for place in (cargo.there, *(one.place for one in targets if one.has and one.ollama is None)):
+                if place:
+                    sharing.holds(cargo.blob.sha256, place)
+            done |= _all(waiting, lambda one: _land(cargo, one, sharing, paths.state, event))
+        arrived = [one for one in waiting
+                   if one.ollama and not isinstance(done[one.stock.host.name], SwarmError)]
         done |= _all(arrived, lambda one: _make(cargo, one, done[one.stock.host.name], event))
     finally:
         for one in targets:
-            _leave(one, done.get(one.stock.host.name), state)
+            _leave(one, done.get(one.stock.host.name), paths.state)
     return done
 
 
@@ -142,38 +142,24 @@ def _all(targets: Sequence[Target],
     return {one.stock.host.name: found for one, found in over_hosts(targets, work, timeout=HOST_LIMIT)}
 
 
-def _land(cargo: Cargo, to: Target, giver: Target | None, state: Path,
+def _land(cargo: Cargo, to: Target, sharing: Sharing, state: Path,
           event: Callable[[Event], None]) -> Moved:
     """Bring the bytes to a host, under its lock. Nothing is sent where there is too little room."""
     began, host, blob = time.monotonic(), to.stock.host.name, cargo.blob
     tell = Teller(host, 1, 2 if to.ollama else 1, f"copy {blob.name}", event)
     tell("", state="begun")
     try:
-        _lock(to, state).renew(transfer_time(blob.size) + MAKE_LIMIT)
+        _lock(to, state).renew(2 * transfer_time(blob.size) + MAKE_LIMIT)
         if to.ollama:
             require_space(to.place.remote, to.place.data_dir, blob.size * (3 if to.passing else 2),
                           f"model {blob.name}, which Ollama copies and rewrites,")
-        moved, way = _bring(cargo, to, giver, tell)
+        came = sharing.bring(blob, to.place, tell, here=cargo.here, there=cargo.there)
     except SwarmError as exc:
         tell(exc.message, state="failed")
         raise
-    tell(way, 1.0, state="done")
-    return Moved(host, "moved" if moved or to.ollama else "there", _runtime(to), _name(cargo, to), way,
-                 blob.size if moved else 0, time.monotonic() - began)
-
-
-def _bring(cargo: Cargo, to: Target, giver: Target | None, tell: Teller) -> tuple[bool, str]:
-    """Whether bytes moved, and by which way: straight between hosts where that goes, else through here."""
-    for place in (giver.place if giver else None, cargo.there):
-        ssh = reaches(place, to.place) if place else ()
-        if place and ssh:
-            return from_host(place, to.place, cargo.blob, tell, ssh), f"straight from {place.remote.host}"
-    if cargo.here:
-        return from_here(cargo.here, to.place, cargo.blob, tell), "from this machine"
-    if cargo.there is None:
-        raise ValueError("a cargo is somewhere")
-    return from_host(cargo.there, to.place, cargo.blob, tell), \
-        f"from {cargo.there.remote.host} through this machine"
+    tell(came.told, 1.0, state="done")
+    return Moved(host, "moved" if came.moved or to.ollama else "there", _runtime(to), _name(cargo, to),
+                 came.way, came.why, came.straight, blob.size if came.moved else 0, time.monotonic() - began)
 
 
 def _make(cargo: Cargo, at: Target, landed: Moved | SwarmError, event: Callable[[Event], None]) -> Moved:

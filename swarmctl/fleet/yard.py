@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from swarmctl.errors import SwarmError
     from swarmctl.fleet.holdings import Holding, Known, Stock
+    from swarmctl.fleet.shell import ShellRemote
     from swarmctl.fleet.snapshot import Fleet
     from swarmctl.inventory import Host, Inventory
     from swarmctl.paths import Paths
@@ -67,6 +68,11 @@ class Yard:
         found = open_tunnel(self.paths, host_name=host.name, ssh=host.ssh, ports=[port],
                             ssh_config=self.inventory.ssh_config, connect_timeout=host.connect_timeout)
         return Endpoint(socket=str(found[port]))
+
+    def remote(self, name: str) -> ShellRemote | None:
+        """A host by name; None where the inventory has no such host."""
+        host = next((one for one in self.inventory.hosts if one.name == name), None)
+        return connect(host, self.paths, self.inventory.ssh_config) if host else None
 
     def stock(self, host: Host) -> Stock:
         """Look at a host."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 import getpass
 import json
 import os
+import shlex
 import shutil
 import signal
 from dataclasses import asdict, dataclass
@@ -237,6 +238,20 @@ class Lab:
         """Record every host's present key in the lab's known_hosts."""
         lines = (f"{host.known_as} {host.public_key()}\n" for host in self.hosts)
         self.paths.known_hosts.write_text("".join(lines), encoding="ascii")
+
+    def befriend(self) -> None:
+        """Let every host's own `ssh` reach the others, as its user may have set it up: with a key and their
+        host keys. bash alone reads a start-up file over SSH."""
+        tools = self.folder / "tools"
+        tools.mkdir(exist_ok=True)
+        wrapper = tools / "ssh"
+        command = shlex.join((shutil.which("ssh") or "ssh", "-F", str(self.ssh_config), "-o",
+                              f"UserKnownHostsFile={self.paths.known_hosts}"))
+        wrapper.write_text(f'#!/bin/sh\nexec {command} "$@"\n', encoding="utf-8")
+        wrapper.chmod(0o755)
+        for host in self.hosts:
+            (host.folder / "home" / ".bashrc").write_text(f"PATH={shlex.quote(str(tools))}:$PATH\n",
+                                                          encoding="utf-8")
 
     def _spaces(self) -> tuple[network.Namespace, ...]:
         return tuple(host.space for host in self.hosts if host.space)

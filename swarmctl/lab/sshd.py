@@ -31,7 +31,8 @@ PENALTIES = "PerSourcePenalties no"
 
 
 def sshd_config(folder: Path, address: str, port: int, *, pam: bool = False) -> str:
-    """The config of a host whose files lie in `folder`. `{folder}/authorized_keys` lets the lab's key in.
+    """The config of a host whose files lie in `folder`. `{folder}/authorized_keys` lets the lab's key in;
+    what a session writes to its own ~/.ssh/authorized_keys counts, as it does anywhere.
 
     Without PAM, sshd refuses an account with a locked password, as root's is on some systems.
     """
@@ -39,7 +40,7 @@ def sshd_config(folder: Path, address: str, port: int, *, pam: bool = False) -> 
         f"Port {port}",
         f"ListenAddress {address}",
         f'HostKey "{folder}/host_key"',
-        f'AuthorizedKeysFile "{folder}/authorized_keys"',
+        f'AuthorizedKeysFile "{folder}/authorized_keys" "{folder}/home/.ssh/authorized_keys"',
         f'PidFile "{folder}/sshd.pid"',
         "AuthenticationMethods publickey",
         "PermitRootLogin prohibit-password",

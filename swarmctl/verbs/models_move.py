@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import CommandFailed, SwarmError, UsageError
 from swarmctl.fleet.blobs import Blob, Place, blob_path, size_there
+from swarmctl.fleet.one_time_key import sweep
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.spread import HOST_LIMIT, Cargo, Moved, ollama_of, reports, spread, target
@@ -85,6 +86,7 @@ def _pull(yard: Yard, host: Host, tag: str, event: Callable[[Event], None]) -> M
 
 def _move(yard: Yard, cargo: Cargo, hosts: Sequence[Host], runtime: str | None,
           event: Callable[[Event], None]) -> tuple[Moved, ...]:
+    sweep(yard.paths, yard.remote, {host.name for host in yard.inventory.hosts})
     done: dict[str, Moved | SwarmError] = {}
     targets: dict[str, Target] = {}
     for host, stock in yard.stocks(hosts):
@@ -96,7 +98,8 @@ def _move(yard: Yard, cargo: Cargo, hosts: Sequence[Host], runtime: str | None,
         except SwarmError as exc:
             done[host.name] = exc
     wanted = [targets[host.name] for host in hosts if host.name in targets]
-    return reports(hosts, done | spread(cargo, wanted, yard.paths.state, event))
+    return reports(hosts, done | spread(cargo, wanted, yard.paths, event,
+                                        between=yard.inventory.between_hosts))
 
 
 def _wished(yard: Yard, stock: Stock, tag: str) -> dict[str, Any] | None:
