@@ -1,0 +1,88 @@
+"""How far a quantised model has moved from its 16-bit self: Kullback-Leibler divergence and perplexity over a text.
+
+Measured by the host's own llama-perplexity: the 16-bit model's logits are kept once, the quantised one is compared
+with them token by token. Special tokens in the text are read as plain text by it, so the text should hold none.
+"""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+LIMIT = 3600.0
+CONTEXT = 128
+#: chunks of CONTEXT tokens that are read at most; the logits of each take vocabulary x context x 2 bytes of disk
+CHUNKS = 32
+NUMBERS = {
+    "kl_mean": re.compile(r"^Mean\s+KLD:\s*(-?[\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
+    "kl_max": re.compile(r"^Maximum KLD:\s*(-?[\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
+    "kl_99": re.compile(r"^99\.0%\s+KLD:\s*(-?[\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
+    "perplexity": re.compile(r"^Mean PPL\(Q\)\s*:\s*([\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
+    "perplexity_before": re.compile(r"^Mean PPL\(base\)\s*:\s*([\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
+    "same_top": re.compile(r"^Same top p:\s*([\d.]+)", re.MULTILINE),
+}
+TOO_SHORT = re.compile(r"you need at least (\d+) tokens.*?tokenizes to only (\d+) tokens", re.DOTALL)
+
+
+class NotMeasured(Exception):
+    """llama-perplexity failed; the message is its last word."""
+
+
+def divergence(before: Path, after: Path, text: Path, scratch: Path, tools: Path, *,
+               threads: int = 1) -> Mapping[str, Any]:
+    """The divergence of `after` from `before` over a text: mean and largest in nats, the share of tokens (in
+    percent) whose likeliest continuation is the same, both perplexities and their ratio.
+
+    Raises NotMeasured, also for a text of fewer than 2 x CONTEXT tokens.
+    """
+    scratch.mkdir(parents=True, exist_ok=True)
+    logits = scratch / "logits.kld"
+    shared = ("-c", str(CONTEXT), "-b", str(CONTEXT), "-t", str(threads), "--kl-divergence-base", str(logits))
+    try:
+        _said(tools, ("-m", str(before), "-f", str(text), "--chunks", str(CHUNKS), *shared))
+        said = _said(tools, ("-m", str(after), "--kl-divergence", *shared))
+    finally:
+        logits.unlink(missing_ok=True)
+    found: dict[str, Any] = {}
+    for name, pattern in NUMBERS.items():
+        match = pattern.search(said)
+        if match is None:
+            raise NotMeasured(f"llama-perplexity told no {name}: {_last(said)}")
+        found[name] = float(match[1])
+    ratio = found["perplexity"] / found["perplexity_before"] if found["perplexity_before"] else float("nan")
+    return {**found, "perplexity_ratio": round(ratio, 6)}
+
+
+def run(spec: Any, folder: Path, progress: Callable[..., None]) -> Mapping[str, Any]:  # noqa: ANN401  jobs.spec.Spec
+    """The stage: out/model.gguf against out/f16.gguf over the `text` that `args` name, a file in the run folder."""
+    args, out = spec.args, folder / "out"
+    progress(step=0, steps=1)
+    if args["kind"] == "F16":
+        return {"skipped": "nothing was quantised"}
+    return divergence(out / "f16.gguf", out / "model.gguf", folder / args["text"], folder / "scratch",
+                      Path(args["tools"]), threads=args.get("threads") or 1)
+
+
+def _said(tools: Path, options: tuple[str, ...]) -> str:
+    try:
+        done = subprocess.run((str(tools / "llama-perplexity"), *options), capture_output=True, text=True,
+                              errors="replace", timeout=LIMIT, check=False, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired) as exc:
+        raise NotMeasured(f"llama-perplexity: {exc}") from exc
+    said = done.stdout + done.stderr
+    short = TOO_SHORT.search(said)
+    if short:
+        raise NotMeasured(f"the text is too short to measure on: {short[2]} tokens, and {short[1]} are needed")
+    if done.returncode:
+        raise NotMeasured(f"llama-perplexity: {_last(said)}")
+    return said
+
+
+def _last(said: str) -> str:
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    return lines[-1][-400:] if lines else "it said nothing"
