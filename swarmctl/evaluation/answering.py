@@ -52,7 +52,7 @@ class Style:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One answer. `sample` counts from 0 and is the seed."""
+    """One answer. `sample` counts a question's answers from 0."""
 
     key: str
     sample: int
@@ -73,26 +73,26 @@ class Lane:
 
     def ask(self, question: Question, sample: int, style: Style) -> Reply:
         """One answer. Raises RemoteError, ServerError."""
-        request = ChatRequest(question.messages, style.max_tokens, style.temperature, sample)
-        return self.reply(request, question.key)
+        request = ChatRequest(question.messages, style.max_tokens, style.temperature, _seed(question, sample))
+        return self.reply(request, question.key, sample)
 
-    def reply(self, request: ChatRequest, key: str = "") -> Reply:
+    def reply(self, request: ChatRequest, key: str = "", sample: int = 0) -> Reply:
         """The whole answer to a request; a tunnel found cold is opened. Raises RemoteError, ServerError."""
         try:
-            return self._reply(request, key)
+            return self._reply(request, key, sample)
         except TunnelDown:
             if self.entry.ssh == "local":
                 raise
             open_way(self.paths, self.fleet, self.entry)
-            return self._reply(request, key)
+            return self._reply(request, key, sample)
 
-    def _reply(self, request: ChatRequest, key: str) -> Reply:
+    def _reply(self, request: ChatRequest, key: str, sample: int) -> Reply:
         with closing(self._chunks(request)) as chunks:
             said = tuple(chunks)
         if not said or said[-1].finish is None:
             raise StreamBroken("the stream ended without its closing record")
         times = said[-1].timings or Timings()
-        return Reply(key, request.seed or 0, "".join(chunk.text for chunk in said), said[-1].finish,
+        return Reply(key, sample, "".join(chunk.text for chunk in said), said[-1].finish,
                      times.decode_seconds or 0.0, times.completion_tokens or 0)
 
     def _chunks(self, request: ChatRequest) -> Generator[Chunk]:
@@ -121,6 +121,7 @@ def replies(lanes: Sequence[Lane], questions: Sequence[Question], style: Style, 
     tick(len(wanted) - len(todo), len(wanted))
     kept.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     with kept.open("a", encoding="utf-8") as file:
+        file.write("\n" * _torn(kept))
         for number, reply in enumerate(_ask_all(lanes, todo, style, lost), 1):
             file.write(json.dumps(asdict(reply)) + "\n")
             file.flush()
@@ -128,6 +129,17 @@ def replies(lanes: Sequence[Lane], questions: Sequence[Question], style: Style, 
             tick(len(wanted) - len(todo) + number, len(wanted))
     return {question.key: [found[question.key, sample] for sample in range(style.samples)]
             for question in questions}
+
+
+def _seed(question: Question, sample: int) -> int:
+    """Each question's own luck, the same for both releases: one seed for all would let the same few draws
+    decide every answer."""
+    return (int(question.key[:7], 16) + sample) % 2**31
+
+
+def _torn(kept: Path) -> bool:
+    """Whether a dying process left a line without its end."""
+    return bool(text := kept.read_bytes()) and not text.endswith(b"\n")
 
 
 def _remembered(kept: Path) -> Iterator[Reply]:

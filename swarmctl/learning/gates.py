@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 import random
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class Judgement:
     reasons: tuple[str, ...]
 
 
+@lru_cache(maxsize=1 << 15)
 def evidence(wins: int, losses: int) -> float:
     """How many times likelier these votes are if the new one wins more often than not, averaged over every
     chance of winning between 1/2 and 1, than under no difference.
