@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarmctl.cli.streaming import SilentSink, TerminalSink, show_footer, show_route
+from swarmctl.cli.toolcalls import check_choice, read_results, read_tools, reads_stdin
 from swarmctl.dispatch.question import Answered, Asked, Attachment
 from swarmctl.errors import UsageError
 from swarmctl.ledger.terminal import recall, terminal_id
@@ -45,6 +46,15 @@ def ask(
     seed: Annotated[int | None, typer.Option(help="Sample the same way again.")] = None,
     schema: Annotated[str | None, typer.Option(
         help="A JSON Schema that the answer must satisfy: a file, or the schema itself.")] = None,
+    tools: Annotated[str | None, typer.Option(
+        help="Tools that the model may ask to have called: a JSON file of functions in OpenAI's form, or the "
+             "JSON itself. The calls are printed; nothing is run.")] = None,
+    tool_choice: Annotated[str | None, typer.Option(
+        help="auto, none, required, or the name of the tool that must be called.")] = None,
+    tool_result: Annotated[list[str] | None, typer.Option(
+        "--tool-result", metavar="CALL=FILE", show_default=False,
+        help="The result of a call that the last answer asked for, by its id; `-` is stdin. May be repeated; "
+             "the conversation goes on, with or without a further question.")] = None,
     explain: Annotated[bool, typer.Option("--explain",
                                           help="Show the whole table of prices on stderr.")] = False,
     as_json: Annotated[bool, typer.Option(
@@ -58,23 +68,38 @@ def ask(
     with swarmctl.
     """
     context: Context = ctx.obj
-    text, attachments = read_question(prompt, file or [])
+    results = tool_result or []
+    text, attachments = ("", []) if results and not prompt and not file else read_question(
+        prompt, file or [], with_pipe=not reads_stdin(results))
+    asked = Asked(text, tuple(attachments), system, model, host, max_tokens, temperature, seed,
+                  read_schema(schema) if schema else None, tools=read_tools(tools) if tools else (),
+                  tool_choice=tool_choice)
+    if go_on or results:
+        asked = _with_results(context, continued(context, asked), results)
+    check_choice(tool_choice, asked.tools)
     swarm = find_swarm(context)
     terminal = terminal_id(context.environ)
-    asked = Asked(text, tuple(attachments), system, model, host, max_tokens, temperature, seed,
-                  read_schema(schema) if schema else None)
-    if go_on:
-        asked = continued(context, asked)
     sink = (SilentSink if as_json else TerminalSink)(sys.stdout, sys.stderr)
     try:
         answered = ask_verb(swarm, asked, sink, terminal=terminal, clock=context.clock,
                             routed=show_route if explain else None)
     finally:
         sink.end()
+    if answered.woken:
+        say(f"{answered.woken} sleeps and answers such questions better; it is being woken")
     if as_json:
         print_json(answered)
     else:
         show_footer(answered.exchange)
+
+
+def _with_results(context: Context, asked: Asked, results: list[str]) -> Asked:
+    """Answer the calls of the conversation's last answer. Its tools stay, unless others are given."""
+    from swarmctl.ledger.lookup import find_exchange
+
+    row = find_exchange(context.paths.journal, asked.previous or "")
+    kept = (row.get("params") or {}).get("tools") or ()
+    return replace(asked, results=read_results(results, asked.history), tools=asked.tools or tuple(kept))
 
 
 def find_swarm(context: Context) -> Swarm:

@@ -93,7 +93,7 @@ def _turn(context: Context, swarm: Swarm, talk: Talk, line: str) -> None:
     finally:
         sink.end()
     show_footer(answered.exchange)
-    talk.turns = [*answered.exchange.messages, Message("assistant", answered.exchange.answer)]
+    talk.turns = [*answered.exchange.messages, answered.exchange.answer_message()]
     row = answered.exchange
     talk.asked = replace(talk.asked, previous=row.id, conversation=row.conversation,
                          holder=(row.host, row.model))

@@ -32,12 +32,18 @@ def _head(exchange: Record) -> Iterator[str]:
     yield f"category      {said.get('category', '')}"
     yield f"finish        {said.get('finish', '')}" + (f": {said['error']}" if "error" in said else "")
     if "params" in said:
-        yield f"parameters    {_pairs(said['params'])}"
+        yield f"parameters    {_pairs(_brief(said['params']))}"
     if timings := _timings(said.get("timings") or {}):
         yield f"timings       {timings}"
     for attempt in said.get("attempts", ()):
         shown = f" after {attempt['tokens']} tokens" if attempt.get("tokens") else ""
         yield f"failed        {attempt.get('model')} on {attempt.get('host')}{shown}: {attempt.get('error')}"
+
+
+def _brief(params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters, with tools by their names."""
+    tools = [tool.get("function", {}).get("name", "?") for tool in params.get("tools") or ()]
+    return {**params, **({"tools": " ".join(tools)} if tools else {})}
 
 
 def _timings(timings: Mapping[str, Any]) -> str:
@@ -64,10 +70,18 @@ def _phase(name: str, tokens: int | None, seconds: float | None) -> list[str]:
 
 def _talk(exchange: Record) -> Iterator[str]:
     for message in exchange.get("messages", ()):
-        yield f"[{message.get('role')}]"
+        of = f" {message['name']} {message.get('tool_call_id')}" if message.get("name") else ""
+        yield f"[{message.get('role')}{of}]"
         yield from str(message.get("content", "")).splitlines()
+        yield from _calls(message)
     yield "[answer]"
     yield from str(exchange.get("answer", "")).splitlines()
+    yield from _calls(exchange)
+
+
+def _calls(said: Mapping[str, Any]) -> Iterator[str]:
+    for call in said.get("tool_calls") or ():
+        yield f"call {call.get('id')}: {call.get('name')} {call.get('arguments')}"
 
 
 def _route(exchange: Record) -> Iterator[str]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
-    from swarmctl.exchange import Attempt, Exchange
+    from swarmctl.exchange import Attempt, Exchange, ToolCall
     from swarmctl.routing.category import Categorised
     from swarmctl.routing.cost import Price, Route
 
@@ -26,6 +27,12 @@ class TerminalSink:
         self.out.write(clean)
         self.out.flush()
         self.column_zero = piece.endswith("\n")
+
+    def call(self, call: ToolCall) -> None:
+        """Show a call that the model asks for, on a line of its own."""
+        self.end()
+        self.out.write(f"call {printable(f'{call.id}: {call.name} {_one_line(call.arguments)}')}\n")
+        self.out.flush()
 
     def failed(self, attempt: Attempt, following: Price | None) -> None:
         """Say that a candidate failed, and who is next."""
@@ -53,10 +60,21 @@ class SilentSink(TerminalSink):
     def text(self, piece: str) -> None:
         """Keep quiet."""
 
+    def call(self, call: ToolCall) -> None:
+        """Keep quiet."""
+
     def failed(self, attempt: Attempt, following: Price | None) -> None:
         """Say it on stderr only."""
         onward = f"; {following.candidate.host} is asked instead" if following else ""
         self.err.write(f"swarmctl: {attempt.host}: {attempt.error}{onward}\n")
+
+
+def _one_line(arguments: str) -> str:
+    """JSON text without its line breaks; what is no JSON stands as it came."""
+    try:
+        return json.dumps(json.loads(arguments), ensure_ascii=False)
+    except (ValueError, RecursionError):
+        return arguments
 
 
 def printable(text: str) -> str:
@@ -72,7 +90,8 @@ def show_footer(exchange: Exchange, err: TextIO = sys.stderr) -> None:
     tokens = exchange.timings.completion_tokens
     size = f", {tokens} tokens" if tokens else ""
     cut = "; cut at its limit" if exchange.finish == "length" else ""
-    line = f"{exchange.model} on {exchange.host}{size}, {seconds:.1f} s{cut} · swarmctl rate up|down"
+    onward = "ask --tool-result ID=FILE" if exchange.tool_calls else "rate up|down"
+    line = f"{exchange.model} on {exchange.host}{size}, {seconds:.1f} s{cut} · swarmctl {onward}"
     err.write(f"\033[2m— {line}\033[0m\n")
 
 

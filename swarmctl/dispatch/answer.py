@@ -20,6 +20,7 @@ from swarmctl.errors import (
     ServerError,
     ServerUnavailable,
     StreamBroken,
+    Unsupported,
 )
 from swarmctl.exchange import Attempt, Timings
 from swarmctl.runtimes.http import TunnelDown
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterator
 
     from swarmctl.dispatch.swarm import Swarm
-    from swarmctl.exchange import ChatRequest, Chunk, Finish
+    from swarmctl.exchange import ChatRequest, Chunk, Finish, ToolCall
     from swarmctl.routing.cost import Price, Route
 
 CONNECT_TIMEOUT = 5.0
@@ -42,6 +43,10 @@ class Sink(Protocol):
 
     def text(self, piece: str) -> None:
         """A piece of the answer."""
+        ...
+
+    def call(self, call: ToolCall) -> None:
+        """A call that the model asks for."""
         ...
 
     def failed(self, attempt: Attempt, following: Price | None) -> None:
@@ -60,6 +65,7 @@ class Outcome:
     timings: Timings
     attempts: tuple[Attempt, ...]
     error: str | None = None
+    tool_calls: tuple[ToolCall, ...] = ()
 
 
 class Cancelled(KeyboardInterrupt):
@@ -80,7 +86,7 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
         try:
             outcome = run.stream()
         except (RemoteError, ServerError) as exc:
-            if isinstance(exc, RequestRejected) and not isinstance(exc, ContextExceeded):
+            if isinstance(exc, RequestRejected) and not isinstance(exc, ContextExceeded | Unsupported):
                 raise
             if isinstance(exc, RemoteError):
                 mark_down(swarm.paths, price.candidate.host, exc.message, clock(),
@@ -106,6 +112,7 @@ class _Run:
         self.attempts = attempts
         self.tokens = 0
         self.pieces: list[str] = []
+        self.calls: list[ToolCall] = []
         self.started = time.monotonic()
         self.first: float | None = None
 
@@ -139,18 +146,23 @@ class _Run:
             token_timeout=max(TOKEN_PATIENCE, 50 * seconds_a_token))
 
     def _take(self, chunk: Chunk) -> None:
-        if not chunk.text:
+        if not chunk.text and not chunk.tool_calls:
             return
         if self.first is None:
             self.first = time.monotonic() - self.started
         self.tokens += 1
-        self.pieces.append(chunk.text)
-        self.sink.text(chunk.text)
+        if chunk.text:
+            self.pieces.append(chunk.text)
+            self.sink.text(chunk.text)
+        for call in chunk.tool_calls:
+            self.calls.append(call)
+            self.sink.call(call)
 
     def _outcome(self, finish: Finish, timings: Timings) -> Outcome:
         timed = replace(timings, first_token_seconds=self.first,
                         total_seconds=time.monotonic() - self.started)
-        return Outcome(self.price, "".join(self.pieces), finish, timed, self.attempts)
+        return Outcome(self.price, "".join(self.pieces), finish, timed, self.attempts,
+                       tool_calls=tuple(self.calls))
 
 
 def _why(exc: RemoteError | ServerError) -> str:

@@ -36,7 +36,8 @@ class Attachment:
 @dataclass(frozen=True, slots=True)
 class Asked:
     """A question as a person put it. `history` is the conversation so far, `previous` the id of its last
-    exchange, and `holder` the (host, model) that answered it and may still hold it in its cache."""
+    exchange, and `holder` the (host, model) that answered it and may still hold it in its cache. `results` of
+    tool calls come before the question, which may be empty beside them."""
 
     prompt: str
     attachments: tuple[Attachment, ...] = ()
@@ -52,6 +53,9 @@ class Asked:
     conversation: str | None = None
     holder: tuple[str, str] | None = None
     via: str = "ask"
+    tools: tuple[Mapping[str, Any], ...] = ()
+    tool_choice: str | None = None
+    results: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,25 +102,34 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
 
 def as_request(asked: Asked) -> ChatRequest:
     """What is sent to the model."""
-    return ChatRequest(_messages(asked), asked.max_tokens, asked.temperature, asked.seed, asked.schema)
+    return ChatRequest(_messages(asked), asked.max_tokens, asked.temperature, asked.seed, asked.schema,
+                       tools=asked.tools, tool_choice=asked.tool_choice)
 
 
 def as_question(asked: Asked, request: ChatRequest) -> tuple[Categorised, Question]:
     """What the price depends on."""
-    sort = categorise(asked.prompt, [attachment.name for attachment in asked.attachments])
-    characters = sum(len(turn.content) for turn in request.messages)
-    return sort, Question(sort.category, characters, asked.max_tokens)
+    sort = categorise(_said(asked), [attachment.name for attachment in asked.attachments])
+    return sort, Question(sort.category, request.characters(), asked.max_tokens)
+
+
+def _said(asked: Asked) -> str:
+    """What the category follows from: the question, or the one that results of calls belong to."""
+    said = (turn.content for turn in reversed(asked.history) if turn.role == "user")
+    return asked.prompt or (next(said, "") if asked.results else "")
 
 
 def _messages(asked: Asked) -> tuple[Message, ...]:
-    """System first, then the conversation, then the attachments before the question itself."""
+    """System first, then the conversation, then results of calls, then the attachments before the question
+    itself."""
     history = asked.history
     system: tuple[Message, ...] = ()
     if asked.system:
         history = tuple(turn for turn in history if turn.role != "system")
         system = (Message("system", asked.system),)
     parts = [f"{attachment.name}:\n{attachment.text.rstrip()}\n" for attachment in asked.attachments]
-    return (*system, *history, Message("user", "\n".join([*parts, asked.prompt])))
+    if asked.results and not asked.prompt and not parts:
+        return (*system, *history, *asked.results)
+    return (*system, *history, *asked.results, Message("user", "\n".join([*parts, asked.prompt])))
 
 
 def _eligible(swarm: Swarm, asked: Asked) -> Sequence[Candidate]:

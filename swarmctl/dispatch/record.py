@@ -42,14 +42,13 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
         digest=candidate.digest, template=candidate.template, conversation=conversation or identity,
         parent=parent,
         terminal=terminal, via=via, error=outcome.error, params=ask.params(), timings=outcome.timings,
-        attempts=outcome.attempts, route=route_record(route),
+        attempts=outcome.attempts, route=route_record(route), tool_calls=outcome.tool_calls,
     )
     append(swarm.paths.journal, exchange.to_record())
     if outcome.timings.completion_tokens:
         learn(swarm.paths, candidate.host, candidate.server, candidate.digest, candidate.habits,
               category=category,
-              characters=sum(len(turn.content) for turn in ask.messages), finish=outcome.finish,
-              timings=outcome.timings)
+              characters=ask.characters(), finish=outcome.finish, timings=outcome.timings)
     return exchange
 
 

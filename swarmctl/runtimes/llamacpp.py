@@ -11,10 +11,11 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import ContextExceeded, RequestRejected, ServerUnavailable, StreamBroken
+from swarmctl.errors import ContextExceeded, RequestRejected, ServerUnavailable, StreamBroken, Unsupported
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Reply, TunnelDown, request
+from swarmctl.runtimes.toolcalls import CHOICES, Gathered, named, openai_message, refuse_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
 
 ONE_TOKEN = {"prompt": "a", "n_predict": 1, "cache_prompt": False}
 BUSY_TIMEOUT = 2.0
-FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length"}
+FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
+PROPS_TIMEOUT = 5.0
 
 
 class LlamaCpp:
@@ -83,6 +85,9 @@ class LlamaCpp:
     def chat(self, endpoint: Endpoint, ask: ChatRequest, *, connect_timeout: float,
              first_token_timeout: float, token_timeout: float) -> Iterator[Chunk]:
         """Stream an answer; see Runtime.chat."""
+        if ask.tools and ask.tool_choice != "none":
+            refuse_schema(ask)
+            _check_template(endpoint, connect_timeout)
         with request(endpoint, "POST", "/v1/chat/completions", _body(ask), connect_timeout=connect_timeout,
                      timeout=first_token_timeout) as reply:
             if reply.status != 200:
@@ -92,7 +97,7 @@ class LlamaCpp:
 
 def _body(ask: ChatRequest) -> dict[str, Any]:
     body: dict[str, Any] = {
-        "messages": [{"role": turn.role, "content": turn.content} for turn in ask.messages],
+        "messages": [openai_message(turn) for turn in ask.messages],
         "stream": True,
         "cache_prompt": True,
     }
@@ -103,7 +108,28 @@ def _body(ask: ChatRequest) -> dict[str, Any]:
         body["stop"] = list(ask.stop)
     if ask.schema is not None:
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": ask.schema}}
-    return body
+    return body | _tools(ask)
+
+
+def _tools(ask: ChatRequest) -> dict[str, Any]:
+    """llama-server knows no choice of one tool by name: only that one is offered then, and required."""
+    if not ask.tools:
+        return {}
+    choice = ask.tool_choice or "auto"
+    if choice in CHOICES:
+        return {"tools": list(ask.tools), "tool_choice": choice}
+    return {"tools": named(ask.tools, choice), "tool_choice": "required"}
+
+
+def _check_template(endpoint: Endpoint, timeout: float) -> None:
+    """Raise Unsupported for a model whose template has no tools: llama-server would leave them out, and say
+    nothing."""
+    with request(endpoint, "GET", "/props", connect_timeout=timeout, timeout=PROPS_TIMEOUT) as reply:
+        said = _read(reply)
+    able = said.get("chat_template_caps") if isinstance(said, dict) else None
+    if isinstance(able, dict) and not able.get("supports_tool_calls", True):
+        raise Unsupported(f"{endpoint.model or 'the model'} cannot call tools: its chat template has none",
+                          hint="ask a model that was trained for tools (-m)")
 
 
 def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
@@ -111,17 +137,20 @@ def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
     tokens = 0
     finish: Finish | None = None
     timings: Timings | None = None
+    gathered = Gathered()
     for event in _events(reply):
         if "error" in event:
             raise _broken(tokens, str((event["error"] or {}).get("message", event["error"])))
-        text, reason = _delta(event)
+        text, deltas, reason = _delta(event)
         if isinstance(event.get("timings"), dict):
             timings = _timings(event["timings"])
-        if text:
-            tokens += 1
-            reply.patience(token_timeout)
-            yield Chunk(text=text)
         finish = FINISH.get(reason, "stop") if reason else finish
+        if text or deltas:
+            reply.patience(token_timeout)
+        calls = (*gathered.add(deltas), *(gathered.rest(cut=finish == "length") if reason else ()))
+        if text or calls:
+            tokens += 1
+            yield Chunk(text=text, tool_calls=calls)
     if finish is None:
         raise _broken(tokens, "the stream ended without its closing record")
     yield Chunk(finish=finish, timings=timings)
@@ -153,10 +182,12 @@ def _parse(payload: bytes) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _delta(event: Mapping[str, Any]) -> tuple[str, str | None]:
+def _delta(event: Mapping[str, Any]) -> tuple[str, list[Any], str | None]:
+    """Text, pieces of tool calls, and why the answer ended."""
     choices = event.get("choices") or [{}]
     delta = choices[0].get("delta") or {}
-    return delta.get("content") or delta.get("reasoning_content") or "", choices[0].get("finish_reason")
+    text = delta.get("content") or delta.get("reasoning_content") or ""
+    return text, delta.get("tool_calls") or [], choices[0].get("finish_reason")
 
 
 def _broken(tokens: int, why: str) -> ServerUnavailable | StreamBroken:

@@ -13,10 +13,11 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import RequestRejected, ServerUnavailable, StreamBroken
+from swarmctl.errors import RequestRejected, ServerUnavailable, StreamBroken, Unsupported
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Reply, TunnelDown, request
+from swarmctl.runtimes.toolcalls import ollama_calls, ollama_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -68,7 +69,7 @@ class Ollama:
         with request(endpoint, "POST", "/api/chat", _body(endpoint, ask), connect_timeout=connect_timeout,
                      timeout=first_token_timeout) as reply:
             if reply.status != 200:
-                raise _refusal(reply)
+                raise _refusal(reply, endpoint)
             yield from _chunks(reply, token_timeout)
 
 
@@ -86,17 +87,24 @@ def _body(endpoint: Endpoint, ask: ChatRequest) -> dict[str, Any]:
                "stop": list(ask.stop) or None}
     body: dict[str, Any] = {
         "model": endpoint.model,
-        "messages": [{"role": turn.role, "content": turn.content} for turn in ask.messages],
+        "messages": [ollama_message(turn) for turn in ask.messages],
         "stream": True,
         "options": {key: value for key, value in options.items() if value is not None},
     }
     if ask.schema is not None:
         body["format"] = ask.schema
+    if ask.tools and ask.tool_choice != "none":
+        if ask.tool_choice not in (None, "auto"):
+            raise Unsupported(f"Ollama leaves it to the model whether it calls a tool; {ask.tool_choice!r} "
+                              "cannot be asked of it",
+                              hint="leave --tool-choice out, or ask a llama.cpp host")
+        body["tools"] = list(ask.tools)
     return body
 
 
 def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
-    tokens = 0
+    """Turn lines into chunks. Ollama ends an answer of calls with `stop`; what it means is tool_calls."""
+    tokens, called = 0, False
     lines = reply.lines()
     while True:
         try:
@@ -108,13 +116,16 @@ def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
         event = _parse(line)
         if "error" in event:
             raise _broken(tokens, str(event["error"]))
-        text = (event.get("message") or {}).get("content") or ""
-        if text:
-            tokens += 1
+        message = event.get("message") or {}
+        text, calls = message.get("content") or "", ollama_calls(message)
+        if text or calls:
+            tokens, called = tokens + 1, called or bool(calls)
             reply.patience(token_timeout)
-            yield Chunk(text=text)
+            yield Chunk(text=text, tool_calls=calls)
         if event.get("done"):
-            yield Chunk(finish=FINISH.get(str(event.get("done_reason")), "stop"), timings=_timings(event))
+            finish = FINISH.get(str(event.get("done_reason")), "stop")
+            yield Chunk(finish="tool_calls" if called and finish == "stop" else finish,
+                        timings=_timings(event))
             return
 
 
@@ -142,8 +153,11 @@ def _timings(event: Mapping[str, Any]) -> Timings:
     )
 
 
-def _refusal(reply: Reply) -> ServerUnavailable | RequestRejected:
+def _refusal(reply: Reply, endpoint: Endpoint) -> ServerUnavailable | RequestRejected:
     message = str(_object(reply).get("error") or f"HTTP {reply.status}")
+    if reply.status == 400 and "does not support tools" in message:
+        return Unsupported(f"{endpoint.model} cannot call tools: its chat template has none",
+                           hint="ask a model that was trained for tools (-m)")
     if 400 <= reply.status < 500 and reply.status not in (404, 408, 429):
         return RequestRejected(message)
     return ServerUnavailable(message)
