@@ -16,6 +16,7 @@ from swarmctl.inventory.shape import INVENTORY
 from swarmctl.inventory.wishes import (
     Energy,
     Host,
+    ImproveWish,
     Inventory,
     Limits,
     LlamaCppWish,
@@ -76,7 +77,10 @@ def _inventory(raw: dict[str, Any], source: str) -> Inventory:
 
 
 def _model(name: str, raw: Mapping[str, Any]) -> ModelWish:
-    return ModelWish(name=name, **_lowered(raw, "sha256"))
+    plain = _lowered(raw, "sha256")
+    if "improve" in raw:
+        plain["improve"] = ImproveWish(**raw["improve"])
+    return ModelWish(name=name, **plain)
 
 
 def _host(name: str, raw: Mapping[str, Any], energy: Mapping[str, Any],

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.inventory.shape import (
     HOST,
     HOST_ENERGY,
+    IMPROVE,
     INVENTORY,
     LIMITS,
     LLAMACPP,
@@ -53,7 +54,8 @@ def json_schema() -> dict[str, Any]:
 def reference() -> str:
     """The reference page's tables, in Markdown: every key with its type, default and meaning."""
     parts = [("The file", INVENTORY), ("`energy`", _record(INVENTORY, "energy")), ("`models.NAME`", MODEL),
-             ("`models.NAME.quality`", QUALITY), ("`hosts.NAME`", HOST),
+             ("`models.NAME.quality`", QUALITY), ("`models.NAME.improve`", IMPROVE),
+             ("`hosts.NAME`", HOST),
              ("`hosts.NAME.llamacpp`", LLAMACPP), ("`hosts.NAME.ollama`", OLLAMA),
              ("`hosts.NAME.models[]`", PLACEMENT),
              ("`hosts.NAME.limits`", LIMITS),

@@ -179,6 +179,30 @@ QUALITY = Record("quality", "a mapping of categories to shares of good answers",
     Key(category, Number("a share from 0 to 1", "0.7", 0, 1), f"Share of good answers to {category} prompts.",
         "learned from ratings") for category in ("routine", "complex", "code")), nothing=True)
 
+IMPROVE = Record("improve", "a mapping that says when and how to train the model anew", (
+    Key("recipe", Text("a recipe's name or file", "dpo-lora"), "The recipe to train by.", "dpo-lora"),
+    Key("labels", Whole("a whole number of ratings", "100"), "New ratings that a round needs.", "100"),
+    Key("cooldown_hours", Number("hours", "24", 0, 1e6), "The least time between two rounds.", "24"),
+    Key("budget_hours", Number("hours", "24", 0, 168), "The most training in seven days.", "24"),
+    Key("budget_kwh", Number("kWh", "5", 0, 1e6), "The most energy for training in seven days.", "no limit"),
+    Key("quantize", Text("a quantisation of llama.cpp", "Q4_K_M", r"^[A-Z0-9_]{2,16}$", 16),
+        "What the result is quantised to.", "Q4_K_M"),
+    Key("share", Number("a share from 0 to 1", "0.1", 0, 1), "The canary's share of conversations.", "0.1"),
+    Key("sign", Truth(), "Whether a human must approve before anybody is answered by it.", "true"),
+    Key("by", Choice("a measure", ("references", "votes", "judge")), "What decides, see docs/eval.md.",
+        "references"),
+    Key("measure", Choice("a way to compare with references", ("f1", "exact", "contains", "number")),
+        "How answers are compared with references.", "f1"),
+    Key("judge", _model_name, "The model that judges, where `by` is judge.", "none"),
+    Key("capability", Text("a file's path", "capability.jsonl"),
+        "Questions that it must not unlearn, relative to the inventory's folder.", "none: no promotion"),
+    Key("temperature", Number("a temperature", "1", 0, 5), "How held-out prompts are answered.",
+        "the server's own"),
+    Key("samples", Whole("a whole number of answers", "1", 1, 100), "Answers to each held-out prompt.", "1"),
+    Key("max_tokens", Whole("a whole number of tokens", "512"), "The longest answer when evaluating.", "512"),
+    Key("host", _host_name, "Where to train.", "the host that fits"),
+), nothing=True)
+
 MODEL = Record("model", "a mapping that describes a model", (
     Key("source", Text("shipped:NAME, a path, ollama:NAME or an https:// address", "shipped:small", SOURCE,
                        4096),
@@ -193,6 +217,8 @@ MODEL = Record("model", "a mapping that describes a model", (
     Key("quality", QUALITY, "A first guess of the share of good answers, used until ratings say otherwise."),
     Key("flags", _flags, "Options for llama-server wherever this model runs.", "none"),
     Key("embedding", Truth(), "Whether it makes vectors; such a model answers no questions.", "false"),
+    Key("improve", IMPROVE, "When `swarmctl improve` trains it anew, and what it takes to be served.",
+        "never by itself"),
 ))
 
 LLAMACPP = Record("llamacpp", "a mapping that says how llama.cpp runs", (

@@ -71,13 +71,42 @@ class OllamaWish:
 
 
 @dataclass(frozen=True, slots=True)
+class ImproveWish:
+    """When `improve` trains a model anew, and what it takes to serve the result.
+
+    A round begins after `labels` new ratings (or a significant drop, or a drift of the topics), not before
+    `cooldown_hours` since the last, and within `budget_hours` and `budget_kwh` of training a week. Held-out
+    prompts are asked `samples` times at `temperature`, and `by` and `measure` decide (see docs/eval.md). Then
+    a human signs, unless `sign` is false, and the release gets `share` of the conversations.
+    """
+
+    recipe: str = "dpo-lora"
+    labels: int = 100
+    cooldown_hours: float = 24.0
+    budget_hours: float = 24.0
+    budget_kwh: float | None = None
+    quantize: str = "Q4_K_M"
+    share: float = 0.1
+    sign: bool = True
+    by: str = "references"
+    measure: str = "f1"
+    judge: str | None = None
+    capability: str | None = None
+    temperature: float | None = None
+    samples: int = 1
+    max_tokens: int = 512
+    host: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ModelWish:
     """A model the swarm knows. `source` is `shipped:small`, a path to a GGUF file, an https URL with
     `sha256`, or `ollama:NAME`, which Ollama pulls from its registry.
 
     `context` is tokens per conversation, `parallel` the number of conversations at once. `quality` is a first
     guess of the share of good answers per category (0 to 1), used until ratings say otherwise. `flags` as in
-    LlamaCppWish. An `embedding` model makes vectors and answers no questions.
+    LlamaCppWish. An `embedding` model makes vectors and answers no questions. Without `improve` it is
+    trained by hand only.
 
     `of`, `release`, `share` and `canary` are never read from a file: fleet.releases fills them in for a
     trained release of the model `of`.
@@ -91,6 +120,7 @@ class ModelWish:
     quality: Mapping[str, float] = field(default_factory=dict)
     flags: Mapping[str, Any] = field(default_factory=dict)
     embedding: bool = False
+    improve: ImproveWish | None = None
     of: str = ""
     release: str = ""
     share: float = 1.0
@@ -127,7 +157,8 @@ class Host:
 
     An `intermittent` host may be off; `mac` is the address that wakes it, by a packet that the host
     `wake_via` sends, and with `wake_on_demand` a question that only it answers well does. After
-    `idle_minutes` without a question `swarmctl idle` does what `when_idle` says, by `sleep_command` where there is one.
+    `idle_minutes` without a question `swarmctl idle` does what `when_idle` says, by `sleep_command` where
+    there is one.
     """
 
     name: str
