@@ -1,7 +1,7 @@
 """A Hugging Face folder becomes a GGUF, by llama.cpp's own converter, from its pinned source.
 
-The core is `convert`, which needs nothing but this file and an interpreter that has torch and transformers: a host's
-training environment, or this machine's own.
+The core is `convert`, which needs nothing but this file and an interpreter that has torch and transformers:
+a host's training environment, or this machine's own.
 """
 
 from __future__ import annotations
@@ -14,8 +14,13 @@ import threading
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
+from swarmctl.jobs.spec import JobError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
+
+    from swarmctl.jobs.folder import Folder
+    from swarmctl.jobs.spec import Spec
 
 CONVERTER = "convert_hf_to_gguf.py"
 ADAPTER_CONVERTER = "convert_lora_to_gguf.py"
@@ -25,14 +30,14 @@ LIMIT = 4 * 3600.0
 PERCENT = re.compile(r"Writing:\s+(\d+)%")
 #: how the converter names what it lacks, and what a person can do about it
 HINTS = {
-    "BPE pre-tokenizer was not recognized": "llama.cpp does not know this tokenizer: train from a base that it "
-                                            "can convert",
+    "BPE pre-tokenizer was not recognized": "llama.cpp does not know this tokenizer: train from a base that "
+                                            "it can convert",
     "is not supported": "llama.cpp has no such architecture",
     "No space left on device": "free some space there",
 }
 
 
-class NotConvertible(Exception):
+class NotConvertible(JobError):
     """The converter refuses, or has not what it needs; the message is its last word and what to do."""
 
 
@@ -40,26 +45,29 @@ def convert(folder: Path, outfile: Path, source: Path, *, name: str, kind: str =
             python: str = sys.executable, tell: Callable[[float], None] = lambda _: None) -> Path:
     """Write `outfile`, a GGUF of the model in `folder`, with `kind` weights (f32, f16, bf16, q8_0).
 
-    `source` is llama.cpp's tree or the parts of it in PARTS; `name` becomes general.name; `tell` hears how far it
-    is, from 0 to 1. Raises NotConvertible.
+    `source` is llama.cpp's tree or the parts of it in PARTS; `name` becomes general.name; `tell` hears how
+    far it is, from 0 to 1. Raises NotConvertible.
     """
     if not (folder / "config.json").is_file():
         raise NotConvertible(f"{folder} is no Hugging Face model: it has no config.json")
-    return _run(source / CONVERTER, (str(folder), "--outtype", kind, "--model-name", name), outfile, python, tell)
+    options = (str(folder), "--outtype", kind, "--model-name", name)
+    return _run(source / CONVERTER, options, outfile, python, tell)
 
 
 def convert_adapter(folder: Path, base: Path, outfile: Path, source: Path, *,
                     python: str = sys.executable) -> Path:
-    """Write `outfile`, a GGUF of the LoRA adapter in `folder` on the model in `base`. Raises NotConvertible."""
-    return _run(source / ADAPTER_CONVERTER, (str(folder), "--base", str(base), "--outtype", "f16"), outfile, python)
+    """Write `outfile`, a GGUF of the LoRA adapter in `folder` on the model in `base`. Raises
+    NotConvertible."""
+    options = (str(folder), "--base", str(base), "--outtype", "f16")
+    return _run(source / ADAPTER_CONVERTER, options, outfile, python)
 
 
-def run(spec: Any, folder: Path, progress: Callable[..., None]) -> Mapping[str, Any]:  # noqa: ANN401  jobs.spec.Spec
-    """The stage: `args` name the `source`, the model's `name`, and the `weights` where they are not out/merged."""
-    args = spec.args
-    outfile = folder / "out" / "f16.gguf"
-    convert(folder / args.get("weights", "out/merged"), outfile, Path(args["source"]), name=args["name"],
-            tell=lambda done: progress(step=round(100 * done), steps=100))
+def gguf(spec: Spec, folder: Folder) -> dict[str, Any]:
+    """The stage: out/f16.gguf of the weights in `spec.model`. `more["gguf"]` has the converter's `source` and
+    the model's `name`."""
+    more, outfile = spec.more["gguf"], folder.path / "out" / "f16.gguf"
+    convert(folder.path / spec.model, outfile, Path(more["source"]), name=more["name"],
+            tell=lambda done: folder.say("gguf", step=round(100 * done), steps=100))
     return {"size": outfile.stat().st_size}
 
 

@@ -1,7 +1,9 @@
-"""How far a quantised model has moved from its 16-bit self: Kullback-Leibler divergence and perplexity over a text.
+"""How far a quantised model has moved from its 16-bit self: Kullback-Leibler divergence and perplexity over
+a text.
 
-Measured by the host's own llama-perplexity: the 16-bit model's logits are kept once, the quantised one is compared
-with them token by token. Special tokens in the text are read as plain text by it, so the text should hold none.
+Measured by the host's own llama-perplexity: the 16-bit model's logits are kept once, the quantised one is
+compared with them token by token. Special tokens in the text are read as plain text by it, so the text
+should hold none.
 """
 
 from __future__ import annotations
@@ -11,12 +13,16 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.jobs.spec import JobError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from swarmctl.jobs.folder import Folder
+    from swarmctl.jobs.spec import Spec
 
 LIMIT = 3600.0
 CONTEXT = 128
-#: chunks of CONTEXT tokens that are read at most; the logits of each take vocabulary x context x 2 bytes of disk
+#: chunks of CONTEXT tokens that are read at most; the logits of each take vocabulary x context x 2 bytes of
+#: disk
 CHUNKS = 32
 NUMBERS = {
     "kl_mean": re.compile(r"^Mean\s+KLD:\s*(-?[\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
@@ -29,16 +35,12 @@ NUMBERS = {
 TOO_SHORT = re.compile(r"you need at least (\d+) tokens.*?tokenizes to only (\d+) tokens", re.DOTALL)
 
 
-class NotMeasured(Exception):
-    """llama-perplexity failed; the message is its last word."""
-
-
 def divergence(before: Path, after: Path, text: Path, scratch: Path, tools: Path, *,
-               threads: int = 1) -> Mapping[str, Any]:
+               threads: int = 1) -> dict[str, Any]:
     """The divergence of `after` from `before` over a text: mean and largest in nats, the share of tokens (in
     percent) whose likeliest continuation is the same, both perplexities and their ratio.
 
-    Raises NotMeasured, also for a text of fewer than 2 x CONTEXT tokens.
+    Raises JobError, also for a text of fewer than 2 x CONTEXT tokens.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     logits = scratch / "logits.kld"
@@ -52,20 +54,20 @@ def divergence(before: Path, after: Path, text: Path, scratch: Path, tools: Path
     for name, pattern in NUMBERS.items():
         match = pattern.search(said)
         if match is None:
-            raise NotMeasured(f"llama-perplexity told no {name}: {_last(said)}")
+            raise JobError(f"llama-perplexity told no {name}: {_last(said)}")
         found[name] = float(match[1])
     ratio = found["perplexity"] / found["perplexity_before"] if found["perplexity_before"] else float("nan")
     return {**found, "perplexity_ratio": round(ratio, 6)}
 
 
-def run(spec: Any, folder: Path, progress: Callable[..., None]) -> Mapping[str, Any]:  # noqa: ANN401  jobs.spec.Spec
-    """The stage: out/model.gguf against out/f16.gguf over the `text` that `args` name, a file in the run folder."""
-    args, out = spec.args, folder / "out"
-    progress(step=0, steps=1)
-    if args["kind"] == "F16":
+def perplexity(spec: Spec, folder: Folder) -> dict[str, Any]:
+    """The stage: out/model.gguf against out/f16.gguf. `more["perplexity"]` has the `text`, a file in the
+    run's folder, and the folder of llama-perplexity as `tools`."""
+    more, out = spec.more["perplexity"], folder.path / "out"
+    if (out / "model.gguf").samefile(out / "f16.gguf"):
         return {"skipped": "nothing was quantised"}
-    return divergence(out / "f16.gguf", out / "model.gguf", folder / args["text"], folder / "scratch",
-                      Path(args["tools"]), threads=args.get("threads") or 1)
+    return divergence(out / "f16.gguf", out / "model.gguf", folder.path / more["text"],
+                      folder.path / "scratch", Path(more["tools"]), threads=spec.threads or 1)
 
 
 def _said(tools: Path, options: tuple[str, ...]) -> str:
@@ -73,13 +75,13 @@ def _said(tools: Path, options: tuple[str, ...]) -> str:
         done = subprocess.run((str(tools / "llama-perplexity"), *options), capture_output=True, text=True,
                               errors="replace", timeout=LIMIT, check=False, stdin=subprocess.DEVNULL)
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise NotMeasured(f"llama-perplexity: {exc}") from exc
+        raise JobError(f"llama-perplexity: {exc}") from exc
     said = done.stdout + done.stderr
     short = TOO_SHORT.search(said)
     if short:
-        raise NotMeasured(f"the text is too short to measure on: {short[2]} tokens, and {short[1]} are needed")
+        raise JobError(f"the text is too short to measure on: {short[2]} tokens of {short[1]}")
     if done.returncode:
-        raise NotMeasured(f"llama-perplexity: {_last(said)}")
+        raise JobError(f"llama-perplexity: {_last(said)}")
     return said
 
 

@@ -8,8 +8,11 @@ import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.jobs.spec import JobError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from swarmctl.jobs.folder import Folder
+    from swarmctl.jobs.spec import Spec
 
 LIMIT = 4 * 3600.0
 #: names that need no llama-quantize: the converter's own
@@ -18,28 +21,24 @@ FALLBACK = re.compile(r"(\d+) of (\d+) tensor\(s\) required fallback quantizatio
 BITS = re.compile(r"quant size\s*=\s*[\d.]+ \w+ \(([\d.]+) BPW\)")
 
 
-class NotQuantised(Exception):
-    """llama-quantize failed; the message is its last word."""
+def quantised(source: Path, outfile: Path, kind: str, tools: Path, *, imatrix: str | None = None,
+              threads: int | None = None) -> dict[str, Any]:
+    """Write `outfile` with `kind` weights (Q4_K_M, Q8_0 …); what it says of it: bits a weight, and how many
+    tensors fell back to a larger kind because their rows do not divide into its blocks.
 
-
-def quantise(source: Path, outfile: Path, kind: str, tools: Path, *, imatrix: Path | None = None,
-             threads: int | None = None) -> Mapping[str, Any]:
-    """Write `outfile` with `kind` weights (Q4_K_M, Q8_0 …); what it says of it: bits a weight, and how many tensors
-    fell back to a larger kind because their rows do not divide into its blocks.
-
-    `tools` is the folder of llama-quantize. Raises NotQuantised.
+    `tools` is the folder of llama-quantize. Raises JobError with its last word.
     """
     part = outfile.with_name(f"{outfile.name}.part")
-    argv = [str(tools / "llama-quantize"), *(("--imatrix", str(imatrix)) if imatrix else ()), str(source), str(part),
-            kind, *([str(threads)] if threads else [])]
+    argv = (str(tools / "llama-quantize"), *(("--imatrix", imatrix) if imatrix else ()), str(source),
+            str(part), kind, *((str(threads),) if threads else ()))
     try:
-        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=LIMIT, check=False,
-                              stdin=subprocess.DEVNULL)
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=LIMIT,
+                              check=False, stdin=subprocess.DEVNULL)
         if done.returncode:
-            raise NotQuantised(f"llama-quantize {kind}: {_last(done.stderr or done.stdout)}")
+            raise JobError(f"llama-quantize {kind}: {_last(done.stderr or done.stdout)}")
         part.replace(outfile)
     except (OSError, subprocess.TimeoutExpired) as exc:
-        raise NotQuantised(f"llama-quantize {kind}: {exc}") from exc
+        raise JobError(f"llama-quantize {kind}: {exc}") from exc
     finally:
         part.unlink(missing_ok=True)
     said = done.stdout + done.stderr
@@ -48,19 +47,19 @@ def quantise(source: Path, outfile: Path, kind: str, tools: Path, *, imatrix: Pa
             "tensors": int(fell[2]) if fell else None}
 
 
-def run(spec: Any, folder: Path, progress: Callable[..., None]) -> Mapping[str, Any]:  # noqa: ANN401  jobs.spec.Spec
-    """The stage: out/f16.gguf becomes out/model.gguf of the `kind` that `args` name, with the `tools` there."""
-    kind, source, outfile = spec.args["kind"], folder / "out" / "f16.gguf", folder / "out" / "model.gguf"
-    found: Mapping[str, Any] = {}
-    if kind in PLAIN:
+def quantise(spec: Spec, folder: Folder) -> dict[str, Any]:
+    """The stage: out/f16.gguf becomes out/model.gguf. `more["quantise"]` has the `kind`, the folder of
+    llama-quantize as `tools`, and `imatrix` where there is one."""
+    more, out = spec.more["quantise"], folder.path / "out"
+    source, outfile = out / "f16.gguf", out / "model.gguf"
+    found: dict[str, Any] = {}
+    if more["kind"] in PLAIN:
         outfile.unlink(missing_ok=True)
         outfile.hardlink_to(source)
     else:
-        progress(step=0, steps=1)
-        imatrix = spec.args.get("imatrix")
-        found = quantise(source, outfile, kind, Path(spec.args["tools"]), imatrix=Path(imatrix) if imatrix else None,
-                         threads=spec.args.get("threads"))
-    return {**found, "kind": kind, "size": outfile.stat().st_size, "sha256": digest_of(outfile)}
+        found = quantised(source, outfile, more["kind"], Path(more["tools"]), imatrix=more.get("imatrix"),
+                          threads=spec.threads)
+    return {**found, "kind": more["kind"], "size": outfile.stat().st_size, "sha256": digest_of(outfile)}
 
 
 def digest_of(path: Path) -> str:

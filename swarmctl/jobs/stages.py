@@ -23,6 +23,10 @@ STAGES: Mapping[str, str] = {
     "dpo": "swarmctl.jobs.training:dpo",
     "kto": "swarmctl.jobs.training:kto",
     "merge": "swarmctl.jobs.merge:merge",
+    "gguf": "swarmctl.jobs.gguf:gguf",
+    "quantise": "swarmctl.jobs.quantise:quantise",
+    "perplexity": "swarmctl.jobs.perplexity:perplexity",
+    "verify": "swarmctl.jobs.verify:verify",
 }
 
 

@@ -1,8 +1,9 @@
-"""What is about to be served, looked at before anybody is: the chat template, the tokens, the end of an answer.
+"""What is about to be served, looked at before anybody is: the chat template, the tokens, the end of an
+answer.
 
-The tokenizer that training used renders a set of conversations; a llama-server on a free loopback port, which serves
-the very file that hosts would get, renders and tokenises them too. Then every smoke prompt is answered greedily.
-Nothing is judged here: what differs is reported, and who deploys decides.
+The tokenizer that training used renders a set of conversations; a llama-server on a free loopback port,
+which serves the very file that hosts would get, renders and tokenises them too. Then every smoke prompt is
+answered greedily. Nothing is judged here: what differs is reported, and who deploys decides.
 """
 
 from __future__ import annotations
@@ -18,8 +19,14 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.jobs.folder import write_json
+from swarmctl.jobs.spec import JobError
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from swarmctl.jobs.folder import Folder
+    from swarmctl.jobs.spec import Spec
 
 Conversation = list[dict[str, str]]
 
@@ -30,8 +37,10 @@ BOUND = 256
 #: what trips templates: systems, turns before, spaces around, quotes, another script, code
 CONVERSATIONS: tuple[Conversation, ...] = (
     [{"role": "user", "content": "Hello!"}],
-    [{"role": "system", "content": "You are terse."}, {"role": "user", "content": "What is the capital of France?"}],
-    [{"role": "user", "content": "One"}, {"role": "assistant", "content": "Two"}, {"role": "user", "content": "Three?"}],
+    [{"role": "system", "content": "You are terse."},
+     {"role": "user", "content": "What is the capital of France?"}],
+    [{"role": "user", "content": "What is the capital of Italy?"}, {"role": "assistant", "content": "Rome"},
+     {"role": "user", "content": "And of Spain?"}],
     [{"role": "user", "content": "  spaces around, and \"quotes\" & <tags>\n"}],
     [{"role": "user", "content": "Grüße aus Köln, 你好 🙂"}, {"role": "assistant", "content": "Danke!"},
      {"role": "user", "content": "def f(x):\n    return x  # {{ braces }}"}],
@@ -59,29 +68,28 @@ def ending(weights: Path) -> dict[str, Any]:
     return {"token": tokenizer.eos_token, "id": tokenizer.eos_token_id, "bos": tokenizer.bos_token or ""}
 
 
-def run(spec: Any, folder: Path, progress: Callable[..., None]) -> Mapping[str, Any]:  # noqa: ANN401  jobs.spec.Spec
-    """The stage. `args`: `weights` (a folder; none of a bare GGUF), `tools`, `prompts` (conversations to answer),
-    `trained`: a file with what `render` said when the model was trained."""
-    args = spec.args
-    prompts = args.get("prompts") or list(CONVERSATIONS[:3])
-    seen: list[dict[str, Any]] = []
-    found: dict[str, Any] = {}
-    if weights := args.get("weights"):
-        progress(step=0, steps=3)
-        seen = render(folder / weights, [*CONVERSATIONS, *prompts])
-        found["ending"] = ending(folder / weights)
-        trained = args.get("trained")
-        if trained and (folder / trained).is_file():
-            kept = json.loads((folder / trained).read_text(encoding="utf-8"))
-            found["changed"] = _changed(kept, render(folder / weights, [one["messages"] for one in kept]))
-    progress(step=1, steps=3)
-    with serving(Path(args["tools"]) / "llama-server", folder / "out" / "model.gguf", folder / "verify.log") as base:
+def verify(spec: Spec, folder: Folder) -> dict[str, Any]:
+    """The stage: out/model.gguf, served, against the tokenizer in `spec.model` (empty: a GGUF alone).
+
+    `more["verify"]` has the folder of llama-server as `tools`, and may have `prompts` (conversations to
+    answer), the `bound` of their answers in tokens, and `trained`, a file of what `render` gave when the
+    model was trained. What the tokenizer renders is left in out/rendered.json.
+    """
+    more, weights = spec.more["verify"], folder.path / spec.model
+    prompts, trained = more.get("prompts") or list(CONVERSATIONS[:3]), folder.path / more.get("trained", "-")
+    seen = render(weights, [*CONVERSATIONS, *prompts]) if spec.model else []
+    found: dict[str, Any] = {"ending": ending(weights)} if spec.model else {}
+    if spec.model and trained.is_file():
+        kept = json.loads(trained.read_text(encoding="utf-8"))
+        found["changed"] = _changed(kept, render(weights, [one["messages"] for one in kept]))
+    folder.say("verify", step=1, steps=2)
+    tools, file = Path(more["tools"]), folder.path / "out" / "model.gguf"
+    with serving(tools / "llama-server", file, folder.path / "verify.log") as base:
         bos = found.get("ending", {}).get("bos", "")
         found["differ"] = [each for one in seen if (each := _differs(base, one, bos))]
-        progress(step=2, steps=3)
-        found["smoke"] = [smoke(base, prompt, int(args.get("bound") or BOUND)) for prompt in prompts]
+        found["smoke"] = [smoke(base, prompt, int(more.get("bound") or BOUND)) for prompt in prompts]
         props = _get(base, "/props")
-    (folder / "out" / "rendered.json").write_text(json.dumps(seen), encoding="utf-8")
+    write_json(folder.path / "out" / "rendered.json", {"conversations": seen})
     return {**found, "conversations": len(seen), "served_ending": props.get("eos_token", "")}
 
 
@@ -89,10 +97,11 @@ def run(spec: Any, folder: Path, progress: Callable[..., None]) -> Mapping[str, 
 def serving(server: Path, model: Path, log: Path) -> Iterator[str]:
     """A llama-server for that file on a free loopback port, for as long as the block runs; its address."""
     port = _free_port()
-    argv = (str(server), "--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--jinja", "--offline",
-            "--no-ui", "--threads", str(max(1, min(4, (os.cpu_count() or 2) // 2))), "--parallel", "1",
-            "--ctx-size", "2048", "--n-gpu-layers", "0", "--cache-ram", "0")
-    with log.open("wb") as out, subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as process:
+    argv = (str(server), "--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--jinja",
+            "--offline", "--no-ui", "--threads", str(max(1, min(4, (os.cpu_count() or 2) // 2))),
+            "--parallel", "1", "--ctx-size", "2048", "--n-gpu-layers", "0", "--cache-ram", "0")
+    with (log.open("wb") as out,
+          subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as process):
         try:
             base = f"http://127.0.0.1:{port}"
             _wait(process, base, log)
@@ -144,8 +153,8 @@ def _wait(process: subprocess.Popen[bytes], base: str, log: Path) -> None:
             pass
         if process.poll() is not None or time.monotonic() > until:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
-            why = next((line for line in reversed(lines) if " E " in line or "error" in line), "it said nothing")
-            raise RuntimeError(f"llama-server does not come up with this file: {why[-400:]}")
+            why = next((line for line in reversed(lines) if " E " in line or "error" in line), "no word why")
+            raise JobError(f"llama-server does not come up with this file: {why[-400:]}")
         time.sleep(0.1)
 
 
@@ -163,7 +172,7 @@ def _post(base: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
             found: dict[str, Any] = json.load(reply)
     except urllib.error.HTTPError as exc:
         said = exc.read(2000).decode(errors="replace")
-        raise RuntimeError(f"llama-server refuses {path}: {said}") from exc
+        raise JobError(f"llama-server refuses {path}: {said}") from exc
     return found
 
 
