@@ -30,6 +30,8 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "init": ("swarmctl.cli.init:init", "Write an inventory from ~/.ssh/config or an Ansible inventory."),
     "up": ("swarmctl.cli.up:up", "Make every host what the inventory says; --dry-run shows the plan."),
     "down": ("swarmctl.cli.down:down", "Stop what swarmctl started, and nothing else."),
+    "upgrade": ("swarmctl.cli.upgrade:upgrade", "Move runtimes to another version, one canary host first."),
+    "rollback": ("swarmctl.cli.rollback:rollback", "Have a host's runtime serve in its version from before."),
     "status": ("swarmctl.cli.status:status", "Show every host and model server, and whether it generates."),
     "doctor": ("swarmctl.cli.doctor:doctor", "Find what is wrong, and the command that mends it."),
     "cordon": ("swarmctl.cli.standing:cordon", "Take hosts out for new questions; their servers stay."),

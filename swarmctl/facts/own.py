@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from swarmctl.facts.sections import Sections
 
-EVENTS = ("begun", "kept", "returned", "rolled-back")
+EVENTS = ("begun", "kept", "returned", "undecided", "rolled-back")
 
 
 def runtimes_seen(sections: Sections) -> tuple[RuntimeSeen, ...]:

@@ -121,9 +121,10 @@ class ServerSeen:
 class VersionChange:
     """A line of data_dir/runtimes/versions.jsonl, where every move of a runtime is written down.
 
-    `event` is begun, kept, returned (it was worse) or rolled-back (a person asked). `version` is in force
-    from then on, `other` is the one that it would be, was, or was left. `why` says what was worse, `before`
-    and `after` what the one that was left and the one that came did, by server (in Ollama by model).
+    `event` is begun, kept, returned (it was worse), undecided (it was not found out) or rolled-back (a person
+    asked). `version` is in force from then on, `other` is the one that it would be, was, or was left. `why`
+    says what was worse, `before` and `after` what the one that was left and the one that came did, by server
+    (in Ollama by model).
     """
 
     runtime: str
