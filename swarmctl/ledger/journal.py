@@ -34,7 +34,9 @@ LONGEST = 64 << 20
 WRITES = 3
 #: what was live where: a file of its own, as its few records are read whole and often
 RELEASES = "releases"
-FILE_NAME = re.compile(rf"(?:\d{{4}}-\d{{2}}|{RELEASES})\.jsonl")
+#: what `improve` did and a human signed: the same
+ROUNDS = "rounds"
+FILE_NAME = re.compile(rf"(?:\d{{4}}-\d{{2}}|{RELEASES}|{ROUNDS})\.jsonl")
 MONTH = re.compile(r"\d{4}-\d{2}(?=-\d{2}T)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
