@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
+from swarmctl.fleet.asleep import read_asleep
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -23,6 +24,8 @@ FIRST_PAUSE = 30.0
 LONGEST_PAUSE = 600.0
 #: A host that is only there at times is looked for often: its owner has just switched it on.
 INTERMITTENT_PAUSE = 60.0
+#: One that we put to sleep comes back by `wake`, which says so; only a person at its keyboard is unannounced.
+ASLEEP_PAUSE = 600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +45,12 @@ class Mark:
 
 def mark_down(paths: Paths, host: str, why: str, now: float, *, verify: bool = False) -> Mark:
     """Leave a host alone for a while: 30 s, doubling with each failure in a row up to 10 minutes; always 60 s
-    with `verify`."""
+    with `verify`, 10 minutes where it was put to sleep."""
     before = read_mark(paths, host)
     failures = before.failures + 1 if before else 1
     pause = INTERMITTENT_PAUSE if verify else min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 10))
+    if asleep := read_asleep(paths, host):
+        why, pause, verify = asleep.why, ASLEEP_PAUSE, True
     mark = Mark(host, why, before.since if before else now, now + pause, failures, verify)
     write_whole(_file(paths, host), json.dumps(asdict(mark)))
     return mark

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.answer import Cancelled, answer
+from swarmctl.dispatch.on_demand import wake_for
 from swarmctl.dispatch.probe import route
 from swarmctl.dispatch.record import record
 from swarmctl.errors import NoCandidate, ServerUnavailable, UsageError
@@ -60,11 +61,13 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """What came of it, as recorded, with the route and the category's reason for --explain."""
+    """What came of it, as recorded, with the route and the category's reason for --explain. `woken` is a host
+    that slept and is being woken for questions like this one."""
 
     exchange: Exchange
     route: Route
     categorised: Categorised
+    woken: str | None = None
 
 
 def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callable[[], float],
@@ -78,8 +81,7 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     started = clock()
     request = as_request(asked)
     sort, question = as_question(asked, request)
-    way = route(swarm, question, _eligible(swarm, asked), started, asked.holder,
-                sum(len(turn.content) for turn in asked.history))
+    way, woken = _route(swarm, asked, question, started)
     if routed:
         routed(way, sort)
 
@@ -97,7 +99,21 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     row = keep(outcome)
     if outcome.finish == "error":
         raise _all_failed(outcome)
-    return Answered(row, way, sort)
+    return Answered(row, way, sort, woken)
+
+
+def _route(swarm: Swarm, asked: Asked, question: Question, now: float) -> tuple[Route, str | None]:
+    """The way of a question, and the sleeping host that is woken because of it."""
+    eligible = _eligible(swarm, asked)
+    try:
+        way = route(swarm, question, eligible, now, asked.holder,
+                    sum(len(turn.content) for turn in asked.history))
+    except NoCandidate as exc:
+        if woken := wake_for(swarm, question, eligible, None, now):
+            hint = f"{woken} is being woken; ask again in a minute"
+            raise NoCandidate(exc.message, hint=f"{exc.hint}\n{hint}" if exc.hint else hint) from exc
+        raise
+    return way, wake_for(swarm, question, eligible, way, now)
 
 
 def as_request(asked: Asked) -> ChatRequest:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.marks import clear_mark, mark_down
 from swarmctl.errors import HostUnreachable, SwarmError
+from swarmctl.fleet.asleep import read_asleep, seen_awake
 from swarmctl.runtimes.named import runtime
 
 if TYPE_CHECKING:
@@ -52,13 +53,15 @@ class Verification:
         try:
             why = _wrong(swarm, candidates)
         except HostUnreachable as exc:
-            why = f"off ({exc.message})"
+            asleep = read_asleep(swarm.paths, self.host)
+            why = asleep.why if asleep else f"off ({exc.message})"
         except SwarmError as exc:
             why = exc.message
         if why:
             mark_down(swarm.paths, self.host, why, now, verify=True)
         else:
             clear_mark(swarm.paths, self.host)
+            seen_awake(swarm.paths, self.host, now)
         self.why = why
 
 

@@ -58,7 +58,8 @@ class Served:
 @dataclass(frozen=True, slots=True)
 class HostEntry:
     """One host of the snapshot, with what reaching and pricing it needs. `gpus` is how many GPUs worked when
-    `up` last looked; an `intermittent` host may be off without being at fault."""
+    `up` last looked; an `intermittent` host may be off without being at fault, and with `wake_on_demand` a
+    question that only it answers well wakes it."""
 
     name: str
     ssh: str
@@ -72,6 +73,7 @@ class HostEntry:
     served: tuple[Served, ...]
     intermittent: bool = False
     gpus: int | None = None
+    wake_on_demand: bool = False
 
 
 @dataclass(frozen=True, slots=True)

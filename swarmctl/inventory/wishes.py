@@ -71,6 +71,14 @@ class OllamaWish:
 
 
 @dataclass(frozen=True, slots=True)
+class TrainWish:
+    """How a host trains. `python` is the interpreter of an environment that is there already and has what
+    swarmctl/jobs/environment.txt names; None: swarmctl makes one."""
+
+    python: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ImproveWish:
     """When `improve` trains a model anew, and what it takes to serve the result.
 
@@ -106,7 +114,7 @@ class ModelWish:
     `context` is tokens per conversation, `parallel` the number of conversations at once. `quality` is a first
     guess of the share of good answers per category (0 to 1), used until ratings say otherwise. `flags` as in
     LlamaCppWish. An `embedding` model makes vectors and answers no questions. Without `improve` it is
-    trained by hand only.
+    trained by hand only. `weights` is the Hugging Face folder that training starts from.
 
     `of`, `release`, `share` and `canary` are never read from a file: fleet.releases fills them in for a
     trained release of the model `of`.
@@ -121,6 +129,7 @@ class ModelWish:
     flags: Mapping[str, Any] = field(default_factory=dict)
     embedding: bool = False
     improve: ImproveWish | None = None
+    weights: str | None = None
     of: str = ""
     release: str = ""
     share: float = 1.0
@@ -178,6 +187,7 @@ class Host:
     sleep_command: tuple[str, ...] = ()
     wake_via: str | None = None
     wake_on_demand: bool = False
+    train: TrainWish | None = None
 
     @property
     def local(self) -> bool:

@@ -15,6 +15,7 @@ from swarmctl.errors import (
     SwarmError,
     UsageError,
 )
+from swarmctl.fleet.asleep import seen_awake
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.wake import magic_packet, send_here, send_via
 
@@ -45,7 +46,8 @@ class Woken:
 def wake(paths: Paths, inventory: Inventory, fleet: Fleet | None, name: str,
          connect: Callable[[Host], Remote], *, via: str | None = None, wait: float | None = None,
          now: float) -> Woken:
-    """Send the packet; with `wait`, until the host answers over SSH (at most so many seconds), and verify it.
+    """Send the packet, by the host `via` or the inventory's `wake_via`, else from here; with `wait`, until
+    the host answers over SSH (at most so many seconds), and verify it.
 
     Raises UsageError for an unknown host or one without `mac`, RemoteErrors of the host `via`, SwarmError
     where it does not wake in time.
@@ -55,6 +57,7 @@ def wake(paths: Paths, inventory: Inventory, fleet: Fleet | None, name: str,
         raise UsageError("its MAC address is not in the inventory", host=name,
                          hint=f"hosts.{name}.mac: what `ip link` shows on it as link/ether")
     magic_packet(host.mac)
+    via = via or host.wake_via
     sender = connect(_host(inventory, via)) if via else None
     try:
         where = _send(host.mac, sender)
@@ -64,6 +67,7 @@ def wake(paths: Paths, inventory: Inventory, fleet: Fleet | None, name: str,
     finally:
         if sender:
             sender.close()
+    seen_awake(paths, name, now)
     return Woken(name, where, seconds, _verified(paths, fleet, name, now))
 
 
