@@ -73,7 +73,7 @@ def measure(label, argv, environ, cpu_there, rounds):
 
 def close_masters(folder):
     """End the connections that Ansible and swarmctl keep open."""
-    for socket in [*folder.glob("cp*/*"), *folder.glob("swarm/run/**/*")]:
+    for socket in [*folder.glob("cp*/*"), *folder.glob("swarm/run/*.ctl")]:
         if socket.is_socket():
             argv = ("ssh", "-S", str(socket), "-O", "exit", "x")
             subprocess.run(argv, check=False, capture_output=True, timeout=10)

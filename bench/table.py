@@ -20,6 +20,7 @@ class Spent:
     cpu: float
     status: int
     stdout: str
+    stderr: str
 
 
 def run(argv, *, environ=None, timeout=300.0, check=True):
@@ -34,7 +35,7 @@ def run(argv, *, environ=None, timeout=300.0, check=True):
     if check and done.returncode != 0:
         said = f"{done.stdout}{done.stderr}"
         raise SystemExit(f"{' '.join(map(str, argv))}\nended with {done.returncode}:\n{said}")
-    return Spent(wall, _children_cpu() - before, done.returncode, done.stdout)
+    return Spent(wall, _children_cpu() - before, done.returncode, done.stdout, done.stderr)
 
 
 def median(values):
