@@ -95,6 +95,11 @@ class Paths:
         return self.data / "topics"
 
     @property
+    def runs(self) -> Path:
+        """What this machine knows of the jobs it started: `<run>/run.json` and the results it fetched."""
+        return self.data / "runs"
+
+    @property
     def store(self) -> Path:
         """Content-addressed cache of what hosts are given: built runtimes, sources, downloaded weights."""
         return self.cache / "store"

@@ -52,6 +52,8 @@ def _bytes(path: Path) -> bytes:
 
 
 def _located(model: ModelWish, folder: Path) -> ModelWish:
+    if model.weights:
+        model = replace(model, weights=_absolute(model.weights, folder))
     if model.source.startswith(("shipped:", "ollama:", "https://")):
         return model
     return replace(model, source=_absolute(model.source, folder))

@@ -23,6 +23,7 @@ from swarmctl.inventory.wishes import (
     ModelWish,
     OllamaWish,
     Placement,
+    TrainWish,
 )
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _host(name: str, raw: Mapping[str, Any], energy: Mapping[str, Any],
     plain.update({key: tuple(raw[key]) for key in ("roles", "sleep_command") if key in raw})
     return Host(name=name, ssh=raw.get("ssh", name), llamacpp=llamacpp, ollama=ollama, models=placements,
                 limits=Limits(**raw.get("limits", {})),
+                train=TrainWish(**raw["train"]) if "train" in raw else None,
                 energy=Energy(**energy | raw.get("energy", {})), **plain)
 
 

@@ -216,6 +216,9 @@ MODEL = Record("model", "a mapping that describes a model", (
     Key("parallel", _parallel, "Conversations answered at once.", "as memory allows"),
     Key("quality", QUALITY, "A first guess of the share of good answers, used until ratings say otherwise."),
     Key("flags", _flags, "Options for llama-server wherever this model runs.", "none"),
+    Key("weights", Text("a folder's path", "~/models/qwen3-8b"),
+        "The Hugging Face folder (safetensors, 16 or 32 bits) that training starts from. Relative to the "
+        "inventory's folder.", "that of a `shipped:` source, and of the release that serves it"),
     Key("embedding", Truth(), "Whether it makes vectors; such a model answers no questions.", "false"),
     Key("improve", IMPROVE, "When `swarmctl improve` trains it anew, and what it takes to be served.",
         "never by itself"),
@@ -258,6 +261,12 @@ PLACEMENT = Record("placement", "a model's name, or a mapping with `model`", (
         "the only runtime the host names, else llamacpp"),
 ), short="model")
 
+TRAIN = Record("train", "a mapping that says how this host trains", (
+    Key("python", Text("an absolute path, or one under ~/", "~/venvs/train/bin/python", FOLDER),
+        "The Python of an environment that is there already and has torch, transformers, trl and peft.",
+        "an environment that swarmctl makes once"),
+), nothing=True)
+
 LIMITS = Record("limits", "a mapping of bounds", (
     Key("threads", Whole("a whole number of threads", "8", 1, 65536), "Threads a server uses.", "all cores"),
     Key("memory", Size("a size", "16GiB"), "Memory that all models together may take.", "all of it"),
@@ -287,6 +296,7 @@ HOST = Record("host", "a mapping that describes a machine", (
     Key("data_dir", Text("an absolute folder, or one under ~/", "/mnt/nvme/swarmctl", FOLDER),
         "The folder swarmctl keeps to on this host; best on an NVMe disk.", DEFAULT_DATA_DIR),
     Key("limits", LIMITS, "Bounds on what swarmctl takes.", "no bounds"),
+    Key("train", TRAIN, "How it trains, where it has the role `train`."),
     Key("energy", HOST_ENERGY, "What it draws, and its own price of electricity.", "the swarm's"),
     Key("connect_timeout", Number("seconds", "5", 0.1, 300), "Seconds to wait for a connection.", "5"),
     Key("intermittent", Truth(), "Whether it may be off: then it costs nothing, and nobody waits for it.",

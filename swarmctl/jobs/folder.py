@@ -74,9 +74,7 @@ class Folder:
     def lock(self) -> TextIOWrapper | None:
         """Be the job of this folder for as long as the file is open; None where another process is."""
         file = (self.path / "lock").open("a+", encoding="ascii")
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if not any(_lock(file) for _ in range(20)):
             file.close()
             return None
         file.seek(0)
@@ -96,6 +94,16 @@ class Folder:
         except (FileNotFoundError, ValueError):
             pass
         return None
+
+
+def _lock(file: TextIOWrapper) -> bool:
+    """Take the lock. Who asks for the holder has it for a moment too, so one refusal says nothing."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        time.sleep(0.1)
+        return False
+    return True
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
