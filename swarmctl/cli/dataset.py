@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from swarmctl.cli.context import Context
-    from swarmctl.ledger.snapshots import Snapshot
-    from swarmctl.verbs.dataset import Built
+    from swarmctl.ledger.snapshots import Built, Snapshot
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
                   no_args_is_help=True, context_settings={"help_option_names": ["-h", "--help"]},
@@ -44,6 +43,8 @@ def build(
         "Ratings or chats of another program: Open WebUI's exports, or JSON lines; may be repeated."),
         show_default=False)] = None,
     only: Annotated[bool, typer.Option("--only", help="Nothing but the files of --from.")] = False,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help=(
+        "Pass over lines of --from that are in no known form, instead of refusing them."))] = False,
     liked: Annotated[bool, typer.Option("--liked", help="With sft: liked answers too.")] = False,
     keep_flagged: Annotated[bool, typer.Option("--keep-flagged", help=(
         "Keep rows with secrets or personal data, and floods of ratings."))] = False,
@@ -59,7 +60,7 @@ def build(
     card that says what is in it and what was left out. The same labels give the same dataset.
     """
     context: Context = ctx.obj
-    wanted = verb.Wanted(kind, model, since, cap, tuple(files or ()), only, liked, keep_flagged,
+    wanted = verb.Wanted(kind, model, since, cap, tuple(files or ()), only, skip_bad, liked, keep_flagged,
                          tuple(without or ()))
     show_built(verb.build(context.paths, wanted, context.clock(), dry_run=dry_run), as_json=as_json)
 

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from swarmctl.exchange import Message
     from swarmctl.learning.pairs import Kind, Row
+    from swarmctl.learning.refine import Refined
 
 CARD_VERSION = 1
 #: A gap that a model could take for the point: one side is longer in so many of a hundred pairs, of at least
@@ -47,13 +49,24 @@ def content(kind: Kind, train: Sequence[Row], heldout: Sequence[Row]) -> Content
     columns = (*COLUMNS[kind], *tools)
     learned = tuple(_columns(row, columns) for row in train)
     liked = _references(heldout)
-    measured = tuple({**_columns(row, columns), "group": row.group, "reference": liked.get(row.group)}
+    measured = tuple({**_columns(row, columns), "group": row.group, "reference": liked.get(row.prompt)}
                      for row in heldout)
     digest = sha256()
     for split, rows in (("train", learned), ("test", measured)):
         for row in rows:
             digest.update(f"{split} {json.dumps(row, sort_keys=True)}\n".encode())
     return Content(kind, learned, measured, columns, digest.hexdigest())
+
+
+def card_of(kind: Kind, refined: Refined, dropped: Counter[str], created: str) -> dict[str, Any]:
+    """card.json but for its name, hash and files; `created` is ISO 8601 in UTC."""
+    train, heldout = refined.train, refined.heldout
+    return {
+        "version": CARD_VERSION, "kind": kind, "created": created,
+        "rows": {"train": len(train), "heldout": len(heldout)}, "sources": sources([*train, *heldout]),
+        "dropped": {reason: count for reason, count in (dropped + refined.dropped).most_common() if count},
+        "flags": dict(refined.flagged.most_common()), "length_gap": length_gap([*train, *heldout]),
+        "warnings": list(warnings(train, heldout)), "raters": [], "model": None, "until": ""}
 
 
 def digest_of(split_rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
@@ -86,8 +99,8 @@ def page(card: Mapping[str, Any], columns: Sequence[str]) -> str:
     """README.md: front matter that `datasets.load_dataset(folder)` reads, and the card for people."""
     rows, kind = card["rows"], card["kind"]
     parts = [_front_matter(columns), f"# {card['name']}\n",
-             f"A {kind.upper()} dataset made by swarmctl on {card['created']}: {rows['train']:,} rows to train "
-             f"on, {rows['heldout']:,} held out for ever (split `test`).\n",
+             f"A {kind.upper()} dataset made by swarmctl on {card['created']}: {rows['train']:,} rows to "
+             f"train on, {rows['heldout']:,} held out for ever (split `test`).\n",
              f"- content: sha256 `{card['sha256']}`\n- answers by: {card['model'] or 'any model'}\n"
              f"- newest rating or choice: {card['until'] or 'none'}\n"]
     for title, field in (("Where the rows come from", "sources"), ("Left out", "dropped"),
@@ -96,8 +109,9 @@ def page(card: Mapping[str, Any], columns: Sequence[str]) -> str:
             parts.append(_table(title, card[field]))
     if card.get("length_gap"):
         gap = card["length_gap"]
-        parts.append(f"## Length\n\nThe chosen answer has {gap['chosen_mean']:,} characters on average, the "
-                     f"rejected one {gap['rejected_mean']:,}; it is longer in {gap['chosen_longer']:.0%} of pairs.\n")
+        parts.append(
+            f"## Length\n\nThe chosen answer has {gap['chosen_mean']:,} characters on average, the rejected "
+            f"one {gap['rejected_mean']:,}; it is longer in {gap['chosen_longer']:.0%} of pairs.\n")
     for title, field in (("Mind", "warnings"), ("Raters", "raters")):
         if card.get(field):
             parts.append(f"## {title}\n\n" + "".join(f"- {line}\n" for line in card[field]))
@@ -118,12 +132,12 @@ def _columns(row: Row, columns: Sequence[str]) -> dict[str, Any]:
     return {name: found[name] for name in columns}
 
 
-def _references(rows: Sequence[Row]) -> dict[str, str]:
-    """Of each group the answer to measure against: a correction, else an accepted answer."""
-    found: dict[str, str] = {}
+def _references(rows: Sequence[Row]) -> dict[tuple[Message, ...], str]:
+    """Of each prompt the answer to measure against: a correction, else an accepted answer."""
+    found: dict[tuple[Message, ...], str] = {}
     for row in sorted(rows, key=lambda each: (each.corrected, each.at)):
         if row.label is not False:
-            found[row.group] = row.completion
+            found[row.prompt] = row.completion
     return found
 
 

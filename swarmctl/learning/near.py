@@ -35,11 +35,11 @@ class Text:
     numbers: tuple[str, ...]
 
 
-def text_of(text: str) -> Text:
-    """Prepare a text. Case and white space do not count."""
+def text_of(text: str, *, numbers: bool = True) -> Text:
+    """Prepare a text. Case and white space do not count; numbers only where `numbers` says so."""
     words = [word.casefold() for word in WORD.findall(text)]
     runs = {tuple(words[start:start + WORDS]) for start in range(max(1, len(words) - WORDS + 1))}
-    return Text(frozenset(runs), tuple(sorted(NUMBER.findall(text))))
+    return Text(frozenset(runs), tuple(sorted(NUMBER.findall(text))) if numbers else ())
 
 
 def similarity(one: Text, other: Text) -> float:
@@ -50,9 +50,10 @@ def similarity(one: Text, other: Text) -> float:
     return shared / (len(one.shingles) + len(other.shingles) - shared)
 
 
-def near_pairs(texts: Sequence[str], threshold: float = NEAR) -> Iterator[tuple[int, int]]:
+def near_pairs(texts: Sequence[str], threshold: float = NEAR, *,
+               numbers: bool = True) -> Iterator[tuple[int, int]]:
     """Every two texts that are near, as (earlier, later)."""
-    prepared = [text_of(text) for text in texts]
+    prepared = [text_of(text, numbers=numbers) for text in texts]
     often = Counter(shingle for text in prepared for shingle in text.shingles)
     index: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, text in enumerate(prepared):

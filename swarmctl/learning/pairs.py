@@ -30,7 +30,8 @@ Kind = Literal["dpo", "kto", "sft"]
 KINDS: tuple[Kind, ...] = ("dpo", "kto", "sft")
 #: The strongest first.
 SOURCES = ("choice", "correction", "regenerated", "stars", "liked", "disliked", "chosen", "rejected",
-           "import", "code")
+           "import",
+           "fim", "completion", "commit")
 #: Labels that say which of two answers is better, and not whether it is good.
 RELATIVE = ("chosen", "rejected")
 STAR_GAP = 2

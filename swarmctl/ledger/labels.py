@@ -52,24 +52,22 @@ def read_labels(paths: Paths) -> Labels:
 
 
 def _answer(identity: str, at: str | None, text: str | None, finish: str | None, model: str,
-            digest: str | None, params: str | None, calls: str | None, error: str | None, messages: str | None) -> Answer:
+            digest: str | None, params: str | None, calls: str | None, error: str | None,
+            messages: str | None) -> Answer:
     asked = _mapping(params)
     tools = asked.get("tools")
     binding = {key: asked[key] for key in BINDING if asked.get(key) is not None}
     return Answer(identity, at or "", tuple(_message(one) for one in json.loads(messages or "[]")),
-                  text or "",
-                  "error" if error else finish or "error", model, digest or "",
+                  text or "", "error" if error else finish or "error", model, digest or "",
                   tools=_canonical(tools) if tools else "", asked=_canonical(binding) if binding else "",
                   calls=bool(calls and calls not in ("null", "[]")))
 
 
 def _message(record: Mapping[str, Any]) -> Message:
-    calls = record.get("tool_calls") or ()
-    return Message(record["role"], record["content"] or "",
-                   tuple(ToolCall(str(one.get("id", "")), str(one.get("name", "")), str(one.get("arguments",
-                                                                                                "")))
-                         for one in calls if isinstance(one, dict)),
-                   record.get("tool_call_id"), record.get("name"))
+    calls = tuple(ToolCall(*(str(one.get(key, "")) for key in ("id", "name", "arguments")))
+                  for one in record.get("tool_calls") or () if isinstance(one, dict))
+    return Message(record["role"], record["content"] or "", calls, record.get("tool_call_id"),
+                   record.get("name"))
 
 
 def _mapping(text: str | None) -> dict[str, Any]:

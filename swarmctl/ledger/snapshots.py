@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import DiskFull, LedgerError, UsageError
 from swarmctl.learning.card import HELD_OUT_COLUMNS, digest_of
+from swarmctl.learning.card import content as content_of
 from swarmctl.learning.card import page as card_page
 from swarmctl.ledger.journal import make_private_folder, sync_folder
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from swarmctl.learning.card import Content
-    from swarmctl.learning.pairs import Row
+    from swarmctl.learning.pairs import Kind, Row
+    from swarmctl.learning.refine import Refined
     from swarmctl.paths import Paths
 
 NAME = re.compile(r"(?:dpo|kto|sft)-\d{8}-[0-9a-f]{8}")
@@ -52,6 +54,26 @@ class Snapshot:
     def name(self) -> str:
         """Kind, day and hash."""
         return self.folder.name
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What was made, or would be: `snapshot` is None after a dry run. `new` tells whether it was not there
+    yet."""
+
+    card: Mapping[str, Any]
+    snapshot: Snapshot | None
+    new: bool
+
+
+def keep(paths: Paths, kind: Kind, refined: Refined, card: Mapping[str, Any], *, dry_run: bool) -> Built:
+    """Write refined rows as a dataset, or say what it would be. Raises as `write`."""
+    made = content_of(kind, refined.train, refined.heldout)
+    new = all(one.card["sha256"] != made.sha256 for one in snapshots(paths))
+    if dry_run:
+        return Built({**card, "sha256": made.sha256}, None, new)
+    found = write(paths, made, card, refined.train, refined.heldout)
+    return Built(found.card, found, new)
 
 
 def write(paths: Paths, content: Content, card: Mapping[str, Any], train: Sequence[Row],

@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from swarmctl.dispatch.record import timestamp
 from swarmctl.errors import SwarmError, UsageError
-from swarmctl.learning import card as cards
-from swarmctl.learning import raters
+from swarmctl.learning import forms, raters
+from swarmctl.learning.card import card_of
+from swarmctl.learning.imported import Imported, as_kind
+from swarmctl.learning.labels import Labels
 from swarmctl.learning.pairs import KINDS, make, models_match, one_sided
 from swarmctl.learning.refine import DEFAULT_CAP, refine
 from swarmctl.ledger import snapshots
@@ -24,12 +26,13 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from swarmctl.learning.labels import Labels
     from swarmctl.learning.pairs import Kind
     from swarmctl.learning.refine import Refined
-    from swarmctl.ledger.snapshots import Snapshot
+    from swarmctl.ledger.snapshots import Built, Snapshot
     from swarmctl.paths import Paths
 
+#: Lines of a file that are named one by one.
+NAMED = 20
 UNITS: Mapping[str, str] = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 MEND = ("one way out: ask the same again and rate each answer, correct bad ones with `rate --correct`, or\n"
         "compare two models blind with `compare`")
@@ -46,19 +49,10 @@ class Wanted:
     cap: int = DEFAULT_CAP
     files: tuple[Path, ...] = ()
     only: bool = False
+    skip_bad: bool = False
     liked: bool = False
     keep_flagged: bool = False
     without: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Built:
-    """What was made, or would be: `snapshot` is None after a dry run. `new` tells whether it was not there
-    before."""
-
-    card: Mapping[str, Any]
-    snapshot: Snapshot | None
-    new: bool
 
 
 def build(paths: Paths, wanted: Wanted, now: float, *, dry_run: bool = False) -> Built:
@@ -68,19 +62,24 @@ def build(paths: Paths, wanted: Wanted, now: float, *, dry_run: bool = False) ->
     one-sided.
     """
     kind = _kind(wanted.kind)
-    labels = _since(read_labels(paths), _moment(wanted.since, now))
+    found = _imported(wanted)
+    own = Labels({}) if wanted.only else _since(read_labels(paths), _moment(wanted.since, now))
+    labels = own.joined(found.labels())
     fair, floods, set_aside = _fair(labels, wanted)
     made = make(fair, kind, liked=wanted.liked)
-    rows = [row for row in made.rows if models_match(row, wanted.model)]
-    dropped = Counter(made.dropped) + set_aside
-    if len(rows) < len(made.rows):
-        dropped[f"no answer of {wanted.model}"] = len(made.rows) - len(rows)
+    dropped = made.dropped + set_aside + found.dropped
+    every = [*made.rows, *as_kind(found.rows, kind, dropped, liked=wanted.liked)]
+    rows = [row for row in every if models_match(row, wanted.model)]
+    if len(rows) < len(every):
+        dropped[f"no answer of {wanted.model}"] = len(every) - len(rows)
     refined = refine(rows, cap=wanted.cap, keep_flagged=wanted.keep_flagged)
     doubts = tuple(doubt.reason for doubt in raters.doubts(labels))
-    card = _card(kind, refined, dropped + refined.dropped, now)
+    card = card_of(kind, refined, dropped, timestamp(now))
     card |= {"model": wanted.model, "until": labels.newest, "raters": [*floods, *doubts]}
+    if wanted.files:
+        card["imported"] = [path.name for path in wanted.files]
     _refuse(kind, refined, card)
-    return _written(paths, kind, refined, card, dry_run=dry_run)
+    return snapshots.keep(paths, kind, refined, card, dry_run=dry_run)
 
 
 def listing(paths: Paths) -> tuple[Snapshot, ...]:
@@ -111,6 +110,28 @@ def _kind(text: str) -> Kind:
     raise UsageError(f"--kind {text}: no such kind", hint=" | ".join(KINDS))
 
 
+def _imported(wanted: Wanted) -> Imported:
+    """What the files of --from hold. Raises UsageError, naming each line that is in no known form."""
+    found = Imported()
+    for path in wanted.files:
+        try:
+            text = path.read_bytes().decode("utf-8")
+        except OSError as exc:
+            raise UsageError(f"{path}: {exc.strerror}") from exc
+        except UnicodeDecodeError as exc:
+            line = exc.object[:exc.start].count(b"\n") + 1
+            raise UsageError(f"{path} line {line} is not UTF-8",
+                             hint="convert it: iconv -f LATIN1 -t UTF-8") from exc
+        forms.read(str(path), text, found)
+    if found.bad and not wanted.skip_bad:
+        shown = [f"{bad.where}: {bad.reason}" for bad in found.bad[:NAMED]]
+        more = [f"… and {len(found.bad) - NAMED} more"] if len(found.bad) > NAMED else []
+        raise UsageError(f"{len(found.bad)} lines are in no known form", hint="\n".join(
+            [*shown, *more, "nothing was written; mend them, or pass over them with --skip-bad"]))
+    found.dropped["in no known form"] += len(found.bad)
+    return found
+
+
 def _since(labels: Labels, moment: float | None) -> Labels:
     if moment is None:
         return labels
@@ -131,17 +152,6 @@ def _fair(labels: Labels, wanted: Wanted) -> tuple[Labels, list[str], Counter[st
     return labels.without(said | flooded), [f"left out: {flood.reason}" for flood in found], counted
 
 
-def _card(kind: Kind, refined: Refined, dropped: Counter[str], now: float) -> dict[str, Any]:
-    train, heldout = refined.train, refined.heldout
-    return {
-        "version": cards.CARD_VERSION, "kind": kind, "created": timestamp(now),
-        "rows": {"train": len(train), "heldout": len(heldout)},
-        "sources": cards.sources([*train, *heldout]),
-        "dropped": {reason: count for reason, count in dropped.most_common() if count},
-        "flags": dict(refined.flagged.most_common()), "length_gap": cards.length_gap([*train, *heldout]),
-        "warnings": list(cards.warnings(train, heldout))}
-
-
 def _refuse(kind: Kind, refined: Refined, card: Mapping[str, Any]) -> None:
     rows = (*refined.train, *refined.heldout)
     reasons = "\n".join(f"{count} left out: {reason}" for reason, count in card["dropped"].items())
@@ -157,15 +167,6 @@ def _refuse(kind: Kind, refined: Refined, card: Mapping[str, Any]) -> None:
     if not refined.train:
         raise SwarmError(f"all {len(rows)} rows are of prompts that are held out for ever",
                          hint=MEND)
-
-
-def _written(paths: Paths, kind: Kind, refined: Refined, card: dict[str, Any], *, dry_run: bool) -> Built:
-    content = cards.content(kind, refined.train, refined.heldout)
-    there = {one.card["sha256"] for one in snapshots.snapshots(paths)}
-    if dry_run:
-        return Built({**card, "sha256": content.sha256}, None, content.sha256 not in there)
-    found = snapshots.write(paths, content, card, refined.train, refined.heldout)
-    return Built(found.card, found, content.sha256 not in there)
 
 
 def _moment(text: str | None, now: float) -> float | None:
