@@ -63,6 +63,11 @@ class Round:
         return self.status not in ("open", "waiting")
 
     @property
+    def unsigned(self) -> bool:
+        """Whether only a human's word is missing."""
+        return self.stage == "evaluate" and self.status == "waiting"
+
+    @property
     def reasons(self) -> tuple[str, ...]:
         """Why it stands as it does."""
         return next((event.reasons for event in reversed(self.events) if event.reasons), ())

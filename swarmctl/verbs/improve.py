@@ -119,21 +119,15 @@ def improve(paths: Paths, model: str, policy: ImproveWish, steps: Steps, *, drif
 
 def sign(paths: Paths, round_id: str, *, approve: bool, by: str, comment: str, now: float) -> Round:
     """A human's word on a round that waits for it. Raises UsageError."""
-    found = [one for one in rounds.read(paths) if one.id.startswith(round_id)] if round_id else []
-    if len(found) != 1 or found[0].over or found[0].stage != "evaluate":
-        waiting = ", ".join(one.id for one in rounds.read(paths) if waits_for_signature(one)) or "none"
-        raise UsageError(f"{round_id or 'no round'}: no such round waits for a signature",
-                         hint=f"waiting: {waiting}")
-    one = found[0]
+    waiting = {one.id: one for one in rounds.read(paths) if one.unsigned}
+    if round_id not in waiting:
+        raise UsageError(f"{round_id}: no such round waits for a signature",
+                         hint=f"waiting: {', '.join(waiting) or 'none'}")
+    one = waiting[round_id]
     rounds.append(paths, now, round=one.id, model=one.model, stage="sign", by=by,
-                  status="open" if approve else "rejected", reasons=(comment,) if comment else (),
+                  status="open", reasons=(comment,) if comment else (),
                   details={"signed": "approved" if approve else "rejected"})
     return next(each for each in rounds.read(paths) if each.id == one.id)
-
-
-def waits_for_signature(one: Round) -> bool:
-    """Whether only a human's word is missing."""
-    return one.stage == "evaluate" and one.status == "waiting"
 
 
 def _open(paths: Paths, model: str) -> Round | None:
@@ -251,6 +245,9 @@ class _Runner:
 
     def _canary(self, one: Round) -> Round:
         release = str(one.details["release"])
+        if one.details.get("signed") == "rejected":
+            self.steps.retire(one.model, release, {"reasons": list(one.reasons)})
+            return self._note(one, "end", "rejected", reasons=one.reasons)
         if self.policy.share in (0.0, 1.0):
             self.steps.promote(one.model, release, one.details)
             return self._note(one, "end", "promoted", reasons=one.reasons)
