@@ -29,9 +29,9 @@ NUMBERS = {
     "kl_max": re.compile(r"^Maximum KLD:\s*(-?[\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
     "kl_99": re.compile(r"^99\.0%\s+KLD:\s*(-?[\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
     "perplexity": re.compile(r"^Mean PPL\(Q\)\s*:\s*([\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
-    "perplexity_before": re.compile(r"^Mean PPL\(base\)\s*:\s*([\d.eE+-]+|-?nan|-?inf)", re.MULTILINE),
     "same_top": re.compile(r"^Same top p:\s*([\d.]+)", re.MULTILINE),
 }
+ALONE = re.compile(r"Final estimate: PPL = ([\d.eE+-]+|-?nan|-?inf)")
 TOO_SHORT = re.compile(r"you need at least (\d+) tokens.*?tokenizes to only (\d+) tokens", re.DOTALL)
 
 
@@ -46,18 +46,14 @@ def divergence(before: Path, after: Path, text: Path, scratch: Path, tools: Path
     logits = scratch / "logits.kld"
     shared = ("-c", str(CONTEXT), "-b", str(CONTEXT), "-t", str(threads), "--kl-divergence-base", str(logits))
     try:
-        _said(tools, ("-m", str(before), "-f", str(text), "--chunks", str(CHUNKS), *shared))
+        first = _said(tools, ("-m", str(before), "-f", str(text), "--chunks", str(CHUNKS), *shared))
         said = _said(tools, ("-m", str(after), "--kl-divergence", *shared))
     finally:
         logits.unlink(missing_ok=True)
-    found: dict[str, Any] = {}
-    for name, pattern in NUMBERS.items():
-        match = pattern.search(said)
-        if match is None:
-            raise JobError(f"llama-perplexity told no {name}: {_last(said)}")
-        found[name] = float(match[1])
-    ratio = found["perplexity"] / found["perplexity_before"] if found["perplexity_before"] else float("nan")
-    return {**found, "perplexity_ratio": round(ratio, 6)}
+    found = {name: _number(pattern, name, said) for name, pattern in NUMBERS.items()}
+    # not "Mean PPL(base)" of the second run: that comes from logits kept in 16 bits, and is far off
+    old = _number(ALONE, "perplexity", first)
+    return {**found, "perplexity_before": old, "perplexity_ratio": round(found["perplexity"] / old, 6)}
 
 
 def perplexity(spec: Spec, folder: Folder) -> dict[str, Any]:
@@ -68,6 +64,13 @@ def perplexity(spec: Spec, folder: Folder) -> dict[str, Any]:
         return {"skipped": "nothing was quantised"}
     return divergence(out / "f16.gguf", out / "model.gguf", folder.path / more["text"],
                       folder.path / "scratch", Path(more["tools"]), threads=spec.threads or 1)
+
+
+def _number(pattern: re.Pattern[str], name: str, said: str) -> float:
+    match = pattern.search(said)
+    if match is None:
+        raise JobError(f"llama-perplexity told no {name}: {_last(said)}")
+    return float(match[1])
 
 
 def _said(tools: Path, options: tuple[str, ...]) -> str:

@@ -36,6 +36,12 @@ FILE_TYPES = {
 #: ggml tensor type → name, for files that carry no general.file_type
 TENSOR_TYPES = {0: "F32", 1: "F16", 2: "Q4_0", 3: "Q4_1", 6: "Q5_0", 7: "Q5_1", 8: "Q8_0", 10: "Q2_K",
                 11: "Q3_K", 12: "Q4_K", 13: "Q5_K", 14: "Q6_K", 30: "BF16", 39: "MXFP4"}
+#: ggml tensor type → weights in a block and the block's bytes (ggml's type_traits); others are not known
+BLOCKS = {0: (1, 4), 1: (1, 2), 2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 9: (32, 40),
+          10: (256, 84), 11: (256, 110), 12: (256, 144), 13: (256, 176), 14: (256, 210), 15: (256, 292),
+          16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18), 21: (256, 110),
+          22: (256, 82), 23: (256, 136), 24: (1, 1), 25: (1, 2), 26: (1, 4), 27: (1, 8), 28: (1, 8),
+          29: (256, 56), 30: (1, 2), 34: (256, 54), 35: (256, 66), 39: (32, 17)}
 #: {arch}.pooling_type → name, llama.cpp's llama_pooling_type; none (0) is as good as not said
 POOLINGS = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 
@@ -44,12 +50,15 @@ POOLINGS = {1: "mean", 2: "cls", 3: "last", 4: "rank"}
 class Header:
     """The key-value pairs, the number of weights, and the tensor type that holds most of them.
 
-    Long arrays (vocabularies) are skipped: their value is their length.
+    Long arrays (vocabularies) are skipped: their value is their length. `tensors` is how many there are, and
+    `extent` the bytes that a whole file has at least, 0 where a tensor's type is not known.
     """
 
     fields: Mapping[str, Any]
     parameters: int
     main_type: int
+    tensors: int = 0
+    extent: int = 0
 
 
 def read_model_file(name: str, path: Path, digest: str) -> ModelFile:
@@ -80,12 +89,34 @@ def read_header(stream: BinaryIO) -> Header:
         raise ValueError("its counts are absurd")
     fields = {_string(stream): _value(stream, _unpack(stream, "<I")[0]) for _ in range(pairs)}
     weights: dict[int, int] = {}
+    ends: list[int] = []
     for _ in range(tensors):
-        kind, count = _tensor(stream)
+        kind, count, offset = _tensor(stream)
         weights[kind] = weights.get(kind, 0) + count
+        block, size = BLOCKS.get(kind, (1, 0))
+        ends.append(offset + count // block * size if size else 0)
     if not weights:
         raise ValueError("it holds no tensors")
-    return Header(fields, sum(weights.values()), max(weights, key=lambda kind: (weights[kind], -kind)))
+    most = max(weights, key=lambda kind: (weights[kind], -kind))
+    extent = _aligned(stream.tell(), fields) + max(ends) if all(ends) else 0
+    return Header(fields, sum(weights.values()), most, tensors, extent)
+
+
+def check_whole(name: str, path: Path) -> int:
+    """The number of tensors of a GGUF file that holds them all. Raises SwarmError, with the numbers, where it
+    was cut off or is no GGUF."""
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as stream:
+            header = read_header(stream)
+    except OSError as exc:
+        raise SwarmError(f"model {name}: {path} cannot be read: {exc.strerror}") from exc
+    except (struct.error, ValueError) as exc:
+        raise SwarmError(f"model {name}: {path} is not a whole GGUF file: {exc}") from exc
+    if size < header.extent:
+        raise SwarmError(f"model {name}: {path} was cut off: its {header.tensors} tensors take "
+                         f"{header.extent:,} bytes, and it has {size:,}", hint="fetch or convert it again")
+    return header.tensors
 
 
 def describe(header: Header, *, name: str, path: str, digest: str, size: int) -> ModelFile:
@@ -133,8 +164,14 @@ def _quantisation(header: Header) -> str:
     return named or TENSOR_TYPES.get(header.main_type, f"type-{header.main_type}")
 
 
-def _tensor(stream: BinaryIO) -> tuple[int, int]:
-    """Read one tensor's description; its type and the number of its weights."""
+def _aligned(at: int, fields: Mapping[str, Any]) -> int:
+    """Where the tensors begin, which is padded."""
+    step = max(1, _count(fields, "general.alignment", 32))
+    return -(-at // step) * step
+
+
+def _tensor(stream: BinaryIO) -> tuple[int, int, int]:
+    """Read one tensor's description; its type, the number of its weights, and where it begins."""
     _string(stream)
     dims = _unpack(stream, "<I")[0]
     if dims > 8:
@@ -142,8 +179,8 @@ def _tensor(stream: BinaryIO) -> tuple[int, int]:
     count = 1
     for size in _unpack(stream, f"<{dims}Q"):
         count *= size
-    kind = _unpack(stream, "<IQ")[0]
-    return kind, count
+    kind, offset = _unpack(stream, "<IQ")
+    return kind, count, offset
 
 
 def _value(stream: BinaryIO, kind: int) -> Any:  # noqa: ANN401  the format's own variant type
