@@ -26,7 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "embed": ("swarmctl.cli.embed:embed", "Turn texts into vectors, as JSON lines or Parquet."),
     "eval": ("swarmctl.cli.eval:evaluate", "Evaluate a served release against another, with evidence."),
     "dataset": ("swarmctl.cli.dataset:app", "Make training sets out of ratings, list them, check them."),
-    "review": ("swarmctl.cli.review:app", "What was asked and liked, what changed, what waits for your word."),
+    "review": ("swarmctl.cli.review:app", "What was asked and liked, what changed, what waits for you."),
     "log": ("swarmctl.cli.log:app", "List, show, search, query and export what was asked and rated."),
     "init": ("swarmctl.cli.init:init", "Write an inventory from ~/.ssh/config or an Ansible inventory."),
     "up": ("swarmctl.cli.up:up", "Make every host what the inventory says; --dry-run shows the plan."),
