@@ -8,19 +8,17 @@ the same behind a script.
 from __future__ import annotations
 
 import json
-import os
+import random
+import re
 import shutil
 import signal
-import stat
-import subprocess
-import sys
 import tarfile
-import threading
 import time
+from importlib import resources
 from pathlib import Path
 
 import pytest
-from running import Cli, ask_json
+from running import Cli
 from stocked import free_ports, stock
 
 from swarmctl.fleet.local import LocalRemote
@@ -31,20 +29,12 @@ from swarmctl.runtimes.llamacpp_build import LLAMACPP, choose_build
 
 pytestmark = pytest.mark.runtime
 
-GOOD, SLOW, CRASHING, BABBLING, MUTE = "0.3.90", "0.3.91", "0.3.92", "0.3.93", "0.3.94"
-#: as `exec` would be, with a share of the time only
+GOOD, SLOW, CRASHING, BABBLING = "0.3.90", "0.3.91", "0.3.92", "0.3.93"
+#: reads a prompt token by token
 SLOW_SERVER = """\
 #!/bin/sh
 [ "$1" = --version ] && exec "$0.real" "$@"
-"$0.real" "$@" &
-child=$!
-trap 'kill -CONT $child; kill -TERM $child; wait $child; exit 0' TERM INT
-while kill -0 $child 2>/dev/null; do
-    kill -STOP $child
-    sleep 0.03
-    kill -CONT $child
-    sleep 0.01
-done
+exec "$0.real" "$@" --ubatch-size 1
 """
 CRASHING_SERVER = """\
 #!/bin/sh
@@ -52,12 +42,19 @@ CRASHING_SERVER = """\
 echo "CUDA error: no kernel image is available" >&2
 exit 139
 """
-#: answers every chat with the same words, and all else as the real one
+#: serves weights that were shuffled, whichever it is given
 BABBLING_SERVER = """\
 #!/bin/sh
 [ "$1" = --version ] && exec "$0.real" "$@"
-exec %(python)s "$0.py" "$0.real" "$@"
+for word in "$@"; do
+    shift
+    case $last in --model) word=$0.gguf ;; esac
+    last=$word
+    set -- "$@" "$word"
+done
+exec "$0.real" "$@"
 """
+SCRIPTS = {GOOD: None, SLOW: SLOW_SERVER, CRASHING: CRASHING_SERVER, BABBLING: BABBLING_SERVER}
 
 
 @pytest.fixture(scope="module")
@@ -72,18 +69,32 @@ def airgap(llamacpp_bin, tmp_path_factory) -> Path:
     """A folder with builds of versions to come."""
     folder = tmp_path_factory.mktemp("airgap")
     seen = survey(LocalRemote("here"), Host("here", "local", data_dir=str(folder / "none")))
-    for version, script in ((GOOD, None), (SLOW, SLOW_SERVER), (CRASHING, CRASHING_SERVER)):
+    for version, script in SCRIPTS.items():
         bin_ = folder / version / "bin"
         shutil.copytree(llamacpp_bin, bin_, symlinks=True)
         if script:
             (bin_ / "llama-server").rename(bin_ / "llama-server.real")
             (bin_ / "llama-server").write_text(script)
             (bin_ / "llama-server").chmod(0o755)
+            (bin_ / "llama-server.gguf").write_bytes(shuffled(shipped_model("small").read_bytes()))
         with tarfile.open(folder / f"{choose_build('auto', seen, version).key}.tar.gz", "w:gz",
                           compresslevel=1) as tar:
             tar.add(bin_, "bin")
         shutil.rmtree(folder / version)
     return folder
+
+
+def shipped_model(name) -> Path:
+    return Path(str(resources.files("swarmctl.shipped"))) / name / "model.gguf"
+
+
+def shuffled(model: bytes) -> bytes:
+    """The same header and the weights of a model in another order."""
+    data = len(model) // 3 // 1024 * 1024
+    rows = [model[at:at + 1024] for at in range(data, len(model), 1024)]
+    last = rows.pop()
+    random.Random(1).shuffle(rows)
+    return b"".join((model[:data], *rows, last))
 
 
 class Swarm(Cli):
@@ -164,3 +175,75 @@ def test_a_version_as_good_is_kept_on_the_canary_and_then_on_the_rest_and_rolled
     assert swarm.upgrade()["b"]["state"] == "held"
     assert swarm.upgrade("b", "--to", GOOD)["b"]["state"] == "kept"
     assert [event for event, *_ in swarm.history("b")] == ["begun", "kept", "rolled-back", "begun", "kept"]
+
+
+@pytest.mark.parametrize(("version", "said"), [
+    (SLOW, r"tokens/s \(0\.[0-7]\d of before, 0\.80 is asked\)"),
+    (CRASHING, r"does not serve: .*it ends as soon as it starts.*no kernel image is available"),
+    (BABBLING, r"\d of 6 (answers are none any more|greedy answers begin with another word)"),
+])
+def test_a_worse_version_goes_back_by_itself_and_nobody_else_gets_it(make, version, said):
+    swarm = make("a", "b")
+    swarm.want(version)
+    done = swarm.run("upgrade", status=1)
+    first = next(host for host in "ab" if f"{host}: goes first" in done.stdout)
+    assert re.search(said, done.stderr, re.DOTALL), done.stderr
+    assert f"{first}: llama.cpp {version} is worse, and {LLAMACPP} serves again" in done.stderr
+    assert f"not tried: {({'a', 'b'} - {first}).pop()}" in done.stderr
+    assert swarm.runs("a") == swarm.runs("b") == LLAMACPP
+    assert swarm.history(first) == [("begun", LLAMACPP, version), ("returned", LLAMACPP, version)]
+    assert {host["state"] for host in swarm.up().values()} == {"unchanged"}, "up does not walk into it"
+    again = swarm.upgrade()
+    assert {host["state"] for host in again.values()} == {"held"}, "nor does upgrade, on any host"
+    status = json.loads(swarm.run("status", "--json").stdout)
+    assert {row["state"] for row in (status["hosts"] if isinstance(status, dict) else status)} == {"ready"}
+
+
+def test_an_upgrade_that_is_killed_at_any_moment_leaves_a_host_that_up_or_upgrade_puts_right(make):
+    swarm = make("a")
+    swarm.want(GOOD)
+    rng = random.Random(3)
+    for turn in range(6):
+        process = swarm.start("upgrade")
+        time.sleep(rng.uniform(0.5, 5.0))
+        process.kill()
+        process.communicate(timeout=20)
+        if turn == 2:
+            swarm.up()
+            kept = ("kept", GOOD, LLAMACPP) in swarm.history("a")
+            assert swarm.runs("a") == (GOOD if kept else LLAMACPP), "what was not verified does not stay"
+    found = swarm.upgrade()["a"]
+    assert found["state"] in ("kept", "unchanged")
+    assert swarm.runs("a") == GOOD
+    assert swarm.up()["a"]["state"] == "unchanged"
+    assert ask(swarm) == "a"
+
+
+def test_an_interrupted_upgrade_goes_back_before_it_ends(make):
+    swarm = make("a")
+    swarm.want(GOOD)
+    process = swarm.start("upgrade")
+    wait_for(lambda: swarm.runs("a") == GOOD)
+    process.send_signal(signal.SIGINT)
+    process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert swarm.runs("a") == LLAMACPP
+    assert swarm.history("a")[-1] == ("undecided", LLAMACPP, GOOD)
+    assert ask(swarm) == "a"
+    assert swarm.upgrade()["a"]["state"] == "kept"
+
+
+def wait_for(what, limit=60.0):
+    deadline = time.monotonic() + limit
+    while True:
+        try:
+            if what():
+                return
+        except (OSError, IndexError):  # between two servers
+            pass
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def ask(swarm) -> str:
+    return json.loads(swarm.run("ask", "--json", "hello").stdout)["host"]

@@ -93,11 +93,22 @@ class Mover:
                 raise self._error(f"no {self._title} is there", f"`swarmctl up --host {self.host.name}`")
             seen = self._settled(seen, old)
             self._write("begun", old, to)
-            self._install(seen, to)
-            with upgrading(self.supply.paths, self.host.name, self.clock()):
-                self.wait_idle(self._teller(2))
-                aside = time.monotonic()
-                moved = self._judged(seen, old, to)
+            try:
+                self._install(seen, to)
+                with upgrading(self.supply.paths, self.host.name, self.clock()):
+                    aside = time.monotonic()
+                    self.wait_idle(self._teller(2))
+                    moved = self._judged(seen, old, to)
+            except KeyboardInterrupt:
+                self._undo(old, to, "interrupted")
+                raise
+            except SwarmError as exc:
+                if (lost := self._undo(old, to, exc.message)) is None:
+                    raise
+                raise self._error(
+                    f"{exc.message}; {self._title} {old} stays the one in force, and was not put back",
+                    f"once it answers, `swarmctl up` puts it back and `swarmctl upgrade` tries again "
+                    f"({lost.message})") from exc
             return replace(moved, out=round(time.monotonic() - aside, 1),
                            seconds=round(time.monotonic() - self._began, 1))
 
@@ -149,6 +160,16 @@ class Mover:
             if isinstance(step, InstallRuntime) and step.runtime == self.runtime:
                 self._renew(BUILD_LIMIT)
                 apply(self._work(seen, self._teller(1, step.title)), step)
+
+    def _undo(self, old: str, to: str, why: str) -> SwarmError | None:
+        """Something else went wrong: the old version serves again, or the error for which it does not."""
+        try:
+            self._renew(SAMPLE_LIMIT)
+            self._switch(survey(self.remote, self.host), old)
+            self._write("undecided", old, to, why=(why,))
+        except SwarmError as exc:
+            return exc
+        return None
 
     def _judged(self, seen: Facts, old: str, to: str) -> Moved:
         """Measure, switch, measure, and keep or return."""

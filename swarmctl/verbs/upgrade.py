@@ -125,8 +125,7 @@ def _planned(yard: Yard, wish: Wish, only: Sequence[str],
         raise UsageError(f"--to {wish.to} of which runtime?", hint="say --runtime llamacpp or ollama")
     away = [_away(host, error) for host in yard.chosen(only)
             if not isinstance(error := found[host.name], Surveyed)]
-    plans = [report for name in runtimes for report in _ordered(
-        [_standing(one, name, wish) for one in hosts.values() if placed_on(one.host, name)], yard, wish)]
+    plans = [report for name in runtimes for report in _ordered(_standings(hosts, name, wish), yard, wish)]
     watcher.plan((*plans, *away))
     return (*plans, *away), hosts
 
@@ -135,6 +134,23 @@ def _away(host: Host, error: SwarmError) -> Report:
     if host.intermittent and isinstance(error, AWAY):
         return Report(host.name, "", "off", note=f"it is off ({error.message}): next time")
     return Report(host.name, "", "failed", error=error)
+
+
+def _standings(hosts: dict[str, Surveyed], runtime: str, wish: Wish) -> list[Report]:
+    """What is to be done with a runtime on each host. What was worse on one is tried on no other, unless told
+    so or unless that one is not among the hosts."""
+    found = [_standing(one, runtime, wish) for one in hosts.values() if placed_on(one.host, runtime)]
+    if wish.to is not None:
+        return found
+    worse = {change.other: (one.host.name, change) for one in hosts.values()
+             for change in held(runtime, one.seen).values() if change.event == "returned"}
+    return [_spared(report, *worse[report.to]) if report.state == "planned" and report.to in worse else report
+            for report in found]
+
+
+def _spared(report: Report, other: str, change: VersionChange) -> Report:
+    return replace(report, state="held", note=f"on {other} {held_words(change)}; `swarmctl upgrade "
+                                              f"{report.host}` tries it here")
 
 
 def _standing(one: Surveyed, runtime: str, wish: Wish) -> Report:
