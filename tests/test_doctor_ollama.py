@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
+import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 from recorded import paths_under
 from running import Cli
 from test_ollama import FOLDER, Server
+
+from swarmctl.facts import parse_facts
 
 pytestmark = [pytest.mark.skipif(not FOLDER, reason="SWARMCTL_TEST_OLLAMA names no Ollama"),
               pytest.mark.timeout(250)]
@@ -86,3 +91,28 @@ def test_a_blob_deleted_behind_its_back_is_found_though_ollama_lists_the_model(w
     subprocess.run(shlex.split(forget), check=True, capture_output=True, timeout=60)
     ward.run(*shlex.split(again)[1:], limit=200)
     assert "blob" not in (now := ward.findings()), json.dumps(now)
+
+
+def test_a_host_that_speaks_no_http_is_understood_by_its_clients_tables(ward, tmp_path):
+    """The survey's real script, with a PATH that has no curl, wget and python3, beside the real client."""
+    for folder in ("/bin", "/usr/bin"):
+        for tool in Path(folder).iterdir():
+            link = tmp_path / tool.name
+            if not re.match(r"curl|wget|python", tool.name) and not link.is_symlink():
+                link.symlink_to(tool)
+    (tmp_path / "ollama").symlink_to(Path(FOLDER, "bin", "ollama"))
+    elsewhere = "/usr/local/bin:/usr/sbin:/sbin"
+    if any(shutil.which(tool, path=elsewhere) for tool in ("curl", "wget", "python3")):
+        pytest.skip(f"this machine has them in {elsewhere}, where the script looks as well")
+    ward.server.call("/api/generate", {"model": tag(ward), "prompt": "2 + 2", "stream": False,
+                                       "options": {"num_predict": 2, "num_thread": 1}})
+    script = (Path(__file__).parent.parent / "swarmctl" / "fleet" / "probe.sh").read_bytes()
+    done = subprocess.run(("sh", "-s", "--", str(tmp_path), f"ollama={ward.server.port}"), input=script,
+                          capture_output=True, timeout=60, check=True,
+                          env={"PATH": str(tmp_path), "HOME": str(tmp_path)})
+    (seen,) = [one for one in parse_facts(done.stdout.decode()).ollamas if one.port == ward.server.port]
+    assert seen.version == json.loads(ward.server.call("/api/version"))["version"]
+    assert tag(ward) in [model.name for model in seen.models]
+    (loaded,) = seen.loaded
+    assert (loaded.name, loaded.size_vram) == (tag(ward), 0), "100% CPU, as there is no GPU here"
+    assert loaded.size > 1_000_000

@@ -82,3 +82,35 @@ bad.json nonsense
     found = parse_facts(PLAIN.replace(f"@@{nonce} end", f"{sections}@@{nonce} end"))
     assert found.ollama_kept == ("ada/tuned:latest", "hf.co/ada/model:Q4_K_M", "small:0a1b2c3d4e5f")
     assert found.ollama_speeds == {"small_0a1b2c3d4e5f": Speed(100.0, 10.0, 0.1, 2.0)}
+
+
+LIST = """NAME             ID              SIZE      MODIFIED
+qwen3:8b         500a1f067a9f    5.2 GB    2 days ago
+nomic-embed-text:latest    0a109f422b47    274 MB    8 hours ago
+"""
+RUNNING = """NAME            ID              SIZE      PROCESSOR          CONTEXT    UNTIL
+qwen3:8b        500a1f067a9f    6.0 GB    {processor}    4096       4 minutes from now
+"""
+
+
+def in_words(processor: str = "100% GPU", version: str = "ollama version is 0.33.0"):
+    tables = [text.replace("\n", "\t") for text in (LIST, RUNNING.format(processor=processor))]
+    found = ollamas("ollama 11434", f"version-words {version}", f"list-words {tables[0]}",
+                    f"ps-words {tables[1]}")
+    return found[0] if found else None
+
+
+@pytest.mark.parametrize(("processor", "share"), [
+    ("100% CPU", 0.0), ("100% GPU", 1.0), ("48%/52% CPU/GPU", 0.52), ("1%/99% CPU/GPU", 0.99)])
+def test_where_nothing_speaks_http_the_clients_tables_tell_the_same(processor, share):
+    found = in_words(processor)
+    assert found.version == "0.33.0"
+    assert found.models == (OllamaModel("nomic-embed-text:latest", "0a109f422b47", 274_000_000),
+                            OllamaModel("qwen3:8b", "500a1f067a9f", 5_200_000_000))
+    assert found.loaded == (OllamaLoaded("qwen3:8b", 6_000_000_000, int(6_000_000_000 * share)),)
+
+
+def test_what_the_clients_tables_do_not_say_is_not_guessed():
+    assert in_words("Unknown").loaded == ()
+    assert in_words(version="Warning: client version is 0.33.0") is None
+    assert one("ps-words NAME    ID\tx    y\t", "list-words nonsense").models == ()

@@ -34,7 +34,7 @@ def ollamas_seen(sections: Sections, servers: tuple[ServerSeen, ...],
 
 def _seen(group: dict[str, str], own: int | None, listeners: tuple[Listener, ...]) -> OllamaSeen | None:
     port = int(group["port"])
-    version = _object(group.get("version", "")).get("version")
+    version = _object(group.get("version", "")).get("version") or _version_words(group)
     if not isinstance(version, str):
         return None
     here = [one for one in listeners if one.port == port]
@@ -43,8 +43,9 @@ def _seen(group: dict[str, str], own: int | None, listeners: tuple[Listener, ...
     return OllamaSeen(
         port=port, version=version[:40], mode=_mode(group, pid, own), pid=pid,
         user=user if user != "-" else None,
-        exposed=any(one.exposed for one in here), models=_models(group.get("tags", "")),
-        loaded=_loaded(group.get("ps", "")))
+        exposed=any(one.exposed for one in here),
+        models=_models(group.get("tags", "")) or _models_words(group.get("list-words", "")),
+        loaded=_loaded(group.get("ps", "")) or _loaded_words(group.get("ps-words", "")))
 
 
 def _mode(group: dict[str, str], pid: int | None, own: int | None) -> str:
@@ -73,6 +74,45 @@ def _loaded(text: str) -> tuple[OllamaLoaded, ...]:
     found = [OllamaLoaded(raw["name"], _size(raw.get("size")), _size(raw.get("size_vram")))
              for raw in _listed(text)]
     return tuple(sorted(found, key=lambda one: one.name))
+
+
+def _version_words(group: dict[str, str]) -> str | None:
+    said = re.match(r"ollama version is (\S{1,40})", group.get("version-words", ""))
+    return said[1] if said else None
+
+
+def _models_words(text: str) -> tuple[OllamaModel, ...]:
+    """`ollama list`: NAME, ID (the first twelve digits), SIZE, MODIFIED."""
+    return tuple(sorted((OllamaModel(row["NAME"], row["ID"], _bytes(row["SIZE"]))
+                         for row in _rows(text, "NAME", "ID", "SIZE")), key=lambda one: one.name))
+
+
+def _loaded_words(text: str) -> tuple[OllamaLoaded, ...]:
+    """`ollama ps`: NAME, ID, SIZE, PROCESSOR, CONTEXT, UNTIL. PROCESSOR is `100% CPU`, `100% GPU`, or a split
+    as in `48%/52% CPU/GPU` (cmd/cmd.go, ListRunningHandler)."""
+    found = []
+    for row in _rows(text, "NAME", "SIZE", "PROCESSOR"):
+        said = re.fullmatch(r"(?:([0-9]{1,3})%/)?([0-9]{1,3})% (CPU/GPU|GPU|CPU)", row["PROCESSOR"])
+        if said:
+            size = _bytes(row["SIZE"])
+            share = 0 if said[3] == "CPU" else int(said[2])
+            found.append(OllamaLoaded(row["NAME"], size, size if share >= 100 else size * share // 100))
+    return tuple(sorted(found, key=lambda one: one.name))
+
+
+def _rows(text: str, *needed: str) -> list[dict[str, str]]:
+    """A table of ollama's client: columns are at least two spaces apart, and a cell has single ones at
+    most."""
+    lines = [re.split(r"\s{2,}", line.strip()) for line in text.split("\t") if line.strip()]
+    if not lines or not set(needed) <= set(lines[0]):
+        return []
+    return [dict(zip(lines[0], cells, strict=False)) for cells in lines[1:] if len(cells) >= len(needed)]
+
+
+def _bytes(text: str) -> int:
+    """`5.2 GB`, in powers of a thousand (format/bytes.go, HumanBytes)."""
+    said = re.fullmatch(r"([0-9]{1,6}(?:\.[0-9]{1,3})?) (B|KB|MB|GB|TB)", text)
+    return int(float(said[1]) * 1000 ** ("B", "KB", "MB", "GB", "TB").index(said[2])) if said else 0
 
 
 def _listed(text: str) -> list[dict[str, Any]]:
