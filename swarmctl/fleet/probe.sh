@@ -319,11 +319,15 @@ ollamas() {
         case $asked in *" $port "*) continue ;; esac
         asked="$asked$port "
         version=$(http "$port" /api/version)
-        case $version in *'"version"'*) ;; *) continue ;; esac
-        echo "ollama $port"
-        pair version "$version"
-        pair tags "$(http "$port" /api/tags)"
-        pair ps "$(http "$port" /api/ps)"
+        if [ -n "$version" ]; then
+            case $version in *'"version"'*) ;; *) continue ;; esac
+            echo "ollama $port"
+            pair version "$version"
+            pair tags "$(http "$port" /api/tags)"
+            pair ps "$(http "$port" /api/ps)"
+        else
+            in_words "$port" || continue
+        fi
         for pid in $(holder "$port"); do
             pair pid "$pid"
             pair user "$(owner "$pid")"
@@ -339,6 +343,23 @@ ollamas() {
         have docker && pair docker "$(limit 3 docker ps --format '{{.Image}} {{.Ports}}' 2>/dev/null | grep ":$port->")"
     done
     return 0
+}
+
+# The same in the words of ollama's own client, where the host has nothing that speaks HTTP; lines become tabs.
+in_words() {
+    have curl || have wget || have python3 || ! have ollama && return 1
+    said=$(client "$1" --version)
+    case $said in "ollama version is "*) ;; *) return 1 ;; esac
+    echo "ollama $1"
+    pair version-words "$said"
+    pair list-words "$(client "$1" list | tr '\n' '\t')"
+    pair ps-words "$(client "$1" ps | tr '\n' '\t')"
+}
+
+client() {
+    address=127.0.0.1:$1
+    shift
+    OLLAMA_HOST=$address limit 5 ollama "$@" 2>/dev/null | head -c 200000
 }
 
 # http PORT PATH: what answers there, within 2 s and 2 MB, by whichever client the host has.
