@@ -12,8 +12,10 @@ import typer
 from swarmctl.cli.ask import say
 from swarmctl.cli.streaming import printable
 from swarmctl.errors import SwarmError
+from swarmctl.learning.code import FORMS
 from swarmctl.learning.refine import DEFAULT_CAP
 from swarmctl.verbs import dataset as verb
+from swarmctl.verbs.dataset_code import COMMITS, CodeWanted, build_code
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -63,6 +65,34 @@ def build(
     wanted = verb.Wanted(kind, model, since, cap, tuple(files or ()), only, skip_bad, liked, keep_flagged,
                          tuple(without or ()))
     show_built(verb.build(context.paths, wanted, context.clock(), dry_run=dry_run), as_json=as_json)
+
+
+@app.command("code")
+def of_code(
+    ctx: typer.Context,
+    repositories: Annotated[list[Path], typer.Argument(metavar="REPO...", help="Local git repositories.")],
+    licence: Annotated[list[str] | None, typer.Option("--licence", "--license", metavar="SPDX", help=(
+        "Take code under this licence instead of the permissive ones; `any`, or `none` for code without one. "
+        "May be repeated."), show_default=False)] = None,
+    form: Annotated[list[str] | None, typer.Option("--form", metavar="fim|completion|commit", help=(
+        "Only rows of this form; may be repeated."), show_default=False)] = None,
+    cap: Annotated[int, typer.Option(min=1, help="At most this many rows of one file.")] = DEFAULT_CAP,
+    commits: Annotated[int, typer.Option(min=0, help="Read so many of the newest commits.")] = COMMITS,
+    keep_flagged: Annotated[bool, typer.Option(
+        "--keep-flagged", help="Keep rows with personal data, such as e-mail addresses.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run",
+                                          help="Say what it would hold; write nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Build a training set for a code model from git repositories.
+
+    Only tracked files are read. Left out and counted by reason: what is not under a permissive licence,
+    holds a secret, is generated, vendored, minified or binary, or nearly the same as another file.
+    """
+    context: Context = ctx.obj
+    wanted = CodeWanted(tuple(repositories), tuple(licence or ()), tuple(form or FORMS), cap, commits,
+                        keep_flagged)
+    show_built(build_code(context.paths, wanted, context.clock(), dry_run=dry_run), as_json=as_json)
 
 
 @app.command("list")

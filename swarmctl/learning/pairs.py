@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 Kind = Literal["dpo", "kto", "sft"]
 KINDS: tuple[Kind, ...] = ("dpo", "kto", "sft")
+#: Sources of a code dataset, whose groups are files.
+CODE = ("fim", "completion", "commit")
 #: The strongest first.
 SOURCES = ("choice", "correction", "regenerated", "stars", "liked", "disliked", "chosen", "rejected",
-           "import",
-           "fim", "completion", "commit")
+           "import", *CODE)
 #: Labels that say which of two answers is better, and not whether it is good.
 RELATIVE = ("chosen", "rejected")
 STAR_GAP = 2

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from swarmctl.learning import flags, near
 from swarmctl.learning.labels import normal
-from swarmctl.learning.pairs import by_prompt
+from swarmctl.learning.pairs import CODE, by_prompt
 from swarmctl.learning.split import group_of, held_out
 
 if TYPE_CHECKING:
@@ -48,7 +48,8 @@ def refine(rows: Sequence[Row], *, cap: int = DEFAULT_CAP, keep_flagged: bool = 
     few = by_prompt(grouped, cap * COMPARED)
     capped = by_prompt(_distinct(few.rows, dropped), cap)
     if over := few.dropped.total() + capped.dropped.total():
-        dropped[f"more than {cap} of one prompt"] = over
+        what = "file" if rows[0].source in CODE else "prompt"
+        dropped[f"more than {cap} of one {what}"] = over
     train = [row for row in capped.rows if not held_out(row.group)]
     heldout = tuple(row for row in capped.rows if held_out(row.group))
     leaking = near.near_any([asked(row) for row in train], sorted({asked(row) for row in heldout}))
