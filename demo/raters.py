@@ -1,0 +1,92 @@
+"""Simulated raters whose taste is written down: an answer should be correct, and terse.
+
+They ask the tiny models' own kinds of questions, each twice at temperature 1, and say what people say: a
+thumb up for the terse right answer, a thumb down for everything else, and now and then what it should have
+been.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING
+
+from recipes.tiny.tasks import draw, is_terse
+from swarmctl.dispatch.question import Asked, put
+from swarmctl.verbs.rate import Opinion, rate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from recipes.tiny.tasks import Task
+    from swarmctl.dispatch.swarm import Swarm
+
+#: what they ask; the other kinds are the capability set, which nobody rates
+KINDS = ("capital", "spelling", "sum", "code")
+CORRECTED = 0.2
+RATERS = 5
+#: seconds between a rater's answer and the next: time to read
+PACE = 20.0
+LONGEST = 48
+
+
+class Silent:
+    """Nobody watches the answers come."""
+
+    def text(self, piece: str) -> None:
+        """Nothing."""
+
+    def failed(self, attempt: object, following: object) -> None:
+        """Nothing: what answered is in the journal."""
+
+
+@dataclass(slots=True)
+class Clock:
+    """The raters' own time, which runs ahead of nobody's."""
+
+    now: float
+
+    def __call__(self) -> float:
+        """A moment later."""
+        self.now += PACE / RATERS
+        return self.now
+
+
+def taste(task: Task, reply: str) -> str:
+    """What every rater says of a reply."""
+    return "up" if is_terse(task, reply) else "down"
+
+
+def ask_and_rate(swarm: Swarm, model: str, prompts: int, *, seed: str, clock: Callable[[], float],
+                 opinion: Callable[[Task, str], str] = taste) -> dict[str, int]:
+    """Ask that many prompts twice and rate both answers. How many thumbs went up and down."""
+    rng = Random(f"raters {seed}")
+    said = {"up": 0, "down": 0}
+    for number in range(prompts):
+        task = draw(rng.choice(KINDS), rng, held_out=False)
+        for _ in range(2):
+            asked = Asked(task.question, model=model, temperature=1.0, max_tokens=LONGEST,
+                          seed=rng.randrange(2**31))
+            rater = f"rater-{number % RATERS}"
+            row = put(swarm, asked, Silent(), terminal=rater, clock=clock).exchange
+            value = opinion(task, row.answer)
+            said[value] += 1
+            better = _meant(task) if value == "down" and rng.random() < CORRECTED else None
+            rate(swarm.paths, Opinion(value, correction=better), terminal=rater, now=clock(), id_part=row.id)
+    return said
+
+
+def _meant(task: Task) -> Callable[[str], str]:
+    return lambda _: task.answer
+
+
+def exam(count: int, seed: str) -> list[Task]:
+    """Prompts that nobody ever trained on: held out of the first training, and asked by no rater."""
+    rng = Random(f"exam {seed}")
+    return [draw(KINDS[number % len(KINDS)], rng, held_out=True) for number in range(count)]
+
+
+def abilities(count: int, seed: str) -> list[Task]:
+    """What the model must not unlearn: letters to count, which no rater ever asks about."""
+    rng = Random(f"abilities {seed}")
+    return [draw("count", rng, held_out=True) for _ in range(count)]
