@@ -57,7 +57,7 @@ class Recorded:
 
     def build(self, model, policy):
         self._note("build", model)
-        return {"dataset": "d1", "until": "z" * 16}
+        return {"dataset": "d1", "until": f"r{11:0>15}"}
 
     def train(self, model, policy, dataset, started, run):
         self._note("train", dataset, run)
