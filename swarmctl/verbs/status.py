@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.dispatch.marks import clear_mark, mark_down
 from swarmctl.dispatch.verify import gpus_lost
 from swarmctl.errors import CommandTimeout, ConnectionLost, HostUnreachable, ServerUnavailable, SwarmError
+from swarmctl.fleet.asleep import read_asleep, seen_awake
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.standing import read_aside
 from swarmctl.fleet.survey import survey
@@ -104,7 +105,8 @@ def _absent(paths: Paths, host: Host, why: SwarmError, now: float) -> HostStatus
         mark_down(paths, host.name, why.message, now, verify=host.intermittent)
     if gone and host.intermittent:
         hint = f"swarmctl wake {host.name}" if host.mac else None
-        return HostStatus(host.name, host.ssh, "off", why.message, hint)
+        asleep = read_asleep(paths, host.name)
+        return HostStatus(host.name, host.ssh, "off", asleep.why if asleep else why.message, hint)
     return HostStatus(host.name, host.ssh, "unreachable", why.message, why.hint)
 
 
@@ -113,6 +115,7 @@ def _remember(paths: Paths, host: Host, found: HostStatus, now: float) -> None:
         mark_down(paths, host.name, found.detail, now, verify=True)
     else:
         clear_mark(paths, host.name)
+        seen_awake(paths, host.name, now)
 
 
 def _aside(paths: Paths, found: HostStatus) -> HostStatus:
