@@ -19,13 +19,12 @@ WHY = "one model with one seed answers differently from host to host, and a defe
 def swarm_findings(patients: Iterable[Patient]) -> tuple[Finding, ...]:
     """One finding for each host whose version is not the one that most hosts have (of equals, the newest)."""
     known = tuple(patients)
-    return (*_drift("llama.cpp", {p.host.name: v for p in known if (v := _llamacpp(p))},
-                    "swarmctl up --host {host}"),
-            *_drift("Ollama", {p.host.name: v for p in known if (v := _ollama(p))},
-                    "install Ollama {usual} on {host}, the way the old one was installed"))
+    theirs = {p.host.name for p in known for one in p.facts.ollamas if one.mode != "own"}
+    return (*_drift("llama.cpp", {p.host.name: v for p in known if (v := _llamacpp(p))}, frozenset()),
+            *_drift("Ollama", {p.host.name: v for p in known if (v := _ollama(p))}, frozenset(theirs)))
 
 
-def _drift(name: str, versions: Mapping[str, str], mend: str) -> Iterator[Finding]:
+def _drift(name: str, versions: Mapping[str, str], adopted: frozenset[str]) -> Iterator[Finding]:
     counts = Counter(versions.values())
     if len(counts) < 2:
         return
@@ -34,7 +33,9 @@ def _drift(name: str, versions: Mapping[str, str], mend: str) -> Iterator[Findin
     for host, version in sorted(versions.items()):
         if version != usual:
             yield Finding(host, "drift", "warning", f"its {name} is another version than the rest's",
-                          f"{version} here, {usual} on {others}", WHY, mend.format(host=host, usual=usual))
+                          f"{version} here, {usual} on {others}", WHY,
+                          f"install {name} {usual} on {host}, the way the old one was installed"
+                          if host in adopted else f"swarmctl upgrade {host}")
 
 
 def _llamacpp(patient: Patient) -> str:

@@ -72,7 +72,7 @@ def _pid(listener: Listener) -> str:
 def _mend(patient: Patient, listener: Listener, path: str) -> str:
     host = patient.host
     if listener.pid in {server.pid for server in patient.facts.servers if server.pid}:
-        return f"swarmctl up --host {host.name}    # without a `host` flag"
+        return f"swarmctl down --host {host.name} && swarmctl up --host {host.name}"
     if path != "/api/version":
         return there(host, f"kill {listener.pid or 'PID'}") + "    # and start it with --host 127.0.0.1"
     mode = next((one.mode for one in patient.facts.ollamas if one.port == listener.port), "")
@@ -80,4 +80,5 @@ def _mend(patient: Patient, listener: Listener, path: str) -> str:
         return there(host, "docker ps") + f"    # publish the port as -p 127.0.0.1:{listener.port}:11434"
     if mode == "systemd" or patient.examined.ollama_service == "active":
         return there(host, "sudo systemctl edit ollama") + "    # Environment=OLLAMA_HOST=127.0.0.1"
-    return f"start it there with OLLAMA_HOST=127.0.0.1:{listener.port}; swarmctl reaches it through SSH"
+    return (there(host, f"kill {listener.pid or 'PID'}")
+            + f"    # and start it with OLLAMA_HOST=127.0.0.1:{listener.port}: swarmctl comes through SSH")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
@@ -26,6 +26,14 @@ class Finding:
     seen: str
     why: str
     mend: str
+
+
+def through(finding: Finding, host: Host, ssh_config: str | None) -> Finding:
+    """The finding with an SSH config named in its command, where the inventory has one of its own."""
+    if ssh_config is None:
+        return finding
+    mend = finding.mend.replace(f"ssh {host.ssh} ", f"ssh -F {shlex.quote(ssh_config)} {host.ssh} ")
+    return replace(finding, mend=mend)
 
 
 def there(host: Host, command: str) -> str:

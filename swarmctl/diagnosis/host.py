@@ -77,5 +77,6 @@ def _idle(patient: Patient) -> Iterator[Finding]:
     yield Finding(
         host.name, "idle", "info", "it may go to sleep",
         f"no question for {idle:.0f} minutes, and `idle_minutes` is {host.idle_minutes:g}",
-        "swarmctl has no daemon, so nothing puts it to sleep by itself",
-        there(host, "sudo systemctl suspend"))
+        "it draws power for nobody; `swarmctl idle` puts it to sleep, for which `when_idle` must say how"
+        if host.when_idle == "nothing" else "it draws power for nobody, and `swarmctl idle` is not running",
+        f"swarmctl sleep {host.name}" if host.when_idle == "nothing" else f"swarmctl idle {host.name}")

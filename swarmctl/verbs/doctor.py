@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarmctl.diagnosis import Claim, Finding, Patient, host_findings, swarm_findings
 from swarmctl.diagnosis.exposure import bracketed, exposed_servers, proof_targets
+from swarmctl.diagnosis.finding import through
 from swarmctl.errors import (
     CommandTimeout,
     ConnectionLost,
@@ -23,6 +24,7 @@ from swarmctl.errors import (
     SwarmError,
     UsageError,
 )
+from swarmctl.fleet.asleep import read_asleep
 from swarmctl.fleet.examine import examine
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.survey import survey
@@ -82,7 +84,8 @@ def doctor(paths: Paths, inventory: Inventory, fleet: Fleet | None, connect: Cal
     findings = [finding for patient in patients for finding in host_findings(patient)]
     findings += swarm_findings(patients)
     away = {host.name: one for host in hosts if isinstance(one := found[host.name], SwarmError)}
-    findings += [_absent(host, away[host.name]) for host in hosts if host.name in away]
+    findings += [_absent(paths, host, away[host.name]) for host in hosts if host.name in away]
+    findings = [through(one, inventory.host(one.host), inventory.ssh_config) for one in findings]
     order = [host.name for host in hosts]
     rank = ("error", "warning", "info")
     findings.sort(key=lambda one: (rank.index(one.severity), order.index(one.host)))
@@ -174,7 +177,7 @@ def _stranger(address: str, port: int, path: str) -> str:
         connection.close()
 
 
-def _absent(host: Host, why: SwarmError) -> Finding:
+def _absent(paths: Paths, host: Host, why: SwarmError) -> Finding:
     if isinstance(why, HostKeyUnknown | HostKeyChanged):
         unknown = isinstance(why, HostKeyUnknown)
         return Finding(
@@ -183,7 +186,9 @@ def _absent(host: Host, why: SwarmError) -> Finding:
             why.message, "without the key nobody can tell this host from one in between; it is not used",
             why.hint or f"swarmctl trust {host.name}")
     if host.intermittent and isinstance(why, GONE):
-        return Finding(host.name, "off", "info", "it is off", why.message,
+        asleep = read_asleep(paths, host.name)
+        return Finding(host.name, "off", "info", "it is asleep" if asleep else "it is off",
+                       asleep.why if asleep else why.message,
                        "it is intermittent, so questions go elsewhere without waiting",
                        f"swarmctl wake {host.name}" if host.mac else "switch it on")
     return Finding(host.name, "unreachable", "error", "it cannot be reached", why.message,
