@@ -6,8 +6,9 @@ follows starts and stops what is left to do.
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from swarmctl.errors import SwarmError
 from swarmctl.fleet.locks import local_lock
@@ -15,13 +16,47 @@ from swarmctl.fleet.releases import read, standing
 from swarmctl.fleet.snapshot import read_fleet, write_fleet
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from swarmctl.fleet.releases import Release, Standing
     from swarmctl.fleet.snapshot import Fleet, Served
     from swarmctl.paths import Paths
 
 LOCK_WAIT = 300.0
+#: a deploy converts a whole model under the model's lock
+DEPLOY_WAIT = 4 * 3600.0
+
+
+class Reported(Protocol):
+    """How `up` went on a host."""
+
+    @property
+    def host(self) -> str:
+        """Its name."""
+
+    @property
+    def state(self) -> str:
+        """`unchanged`, `changed`, `off` or `failed`."""
+
+    @property
+    def error(self) -> SwarmError | None:
+        """Why it failed."""
+
+
+class BringUp(Protocol):
+    """The `up` verb, handed to those that change what is wanted: verbs do not import each other."""
+
+    def __call__(self, *, only: Sequence[str] = (), previous: bool = False) -> Sequence[Reported]:
+        """Make these hosts what is wanted of them now."""
+        ...
+
+
+@contextmanager
+def alone(paths: Paths, model: str, note: Callable[[str], None]) -> Iterator[None]:
+    """Be the only one, in any terminal, that changes how a model stands. Raises LockBusy."""
+    lock = paths.state / f"deploy-{model.replace('/', '-')}.lock"
+    with local_lock(lock, f"a deploy of {model}", wait=DEPLOY_WAIT, on_wait=note):
+        yield
 
 
 def turn(paths: Paths, note: Callable[[str], None]) -> bool:

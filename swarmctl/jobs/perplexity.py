@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 LIMIT = 3600.0
 CONTEXT = 128
+RETRIES = 5
 #: chunks of CONTEXT tokens that are read at most; the logits of each take vocabulary x context x 2 bytes of
 #: disk
 CHUNKS = 32
@@ -47,7 +48,7 @@ def divergence(before: Path, after: Path, text: Path, scratch: Path, tools: Path
     shared = ("-c", str(CONTEXT), "-b", str(CONTEXT), "-t", str(threads), "--kl-divergence-base", str(logits))
     try:
         first = _said(tools, ("-m", str(before), "-f", str(text), "--chunks", str(CHUNKS), *shared))
-        said = _said(tools, ("-m", str(after), "--kl-divergence", *shared))
+        said = _whole(tools, ("-m", str(after), "--kl-divergence", *shared))
     finally:
         logits.unlink(missing_ok=True)
     found = {name: _number(pattern, name, said) for name, pattern in NUMBERS.items()}
@@ -64,6 +65,17 @@ def perplexity(spec: Spec, folder: Folder) -> dict[str, Any]:
         return {"skipped": "nothing was quantised"}
     return divergence(out / "f16.gguf", out / "model.gguf", folder.path / more["text"],
                       folder.path / "scratch", Path(more["tools"]), threads=spec.threads or 1)
+
+
+def _whole(tools: Path, options: tuple[str, ...]) -> str:
+    """All that it says. Its logger loses the last lines now and then where the machine is crowded: then
+    again."""
+    said = _said(tools, options)
+    for _ in range(RETRIES):
+        if all(pattern.search(said) for pattern in NUMBERS.values()):
+            break
+        said = _said(tools, options)
+    return said
 
 
 def _number(pattern: re.Pattern[str], name: str, said: str) -> float:

@@ -47,6 +47,10 @@ CONVERSATIONS: tuple[Conversation, ...] = (
 )
 
 
+class DoesNotServe(JobError):
+    """llama-server cannot serve this file."""
+
+
 def render(weights: Path, conversations: Sequence[Conversation]) -> list[dict[str, Any]]:
     """Each conversation as training sees it, up to where the answer begins: text and token ids."""
     from transformers import AutoTokenizer
@@ -84,13 +88,16 @@ def verify(spec: Spec, folder: Folder) -> dict[str, Any]:
         found["changed"] = _changed(kept, render(weights, [one["messages"] for one in kept]))
     folder.say("verify", step=1, steps=2)
     tools, file = Path(more["tools"]), folder.path / "out" / "model.gguf"
-    with serving(tools / "llama-server", file, folder.path / "verify.log") as base:
-        bos = found.get("ending", {}).get("bos", "")
-        found["differ"] = [each for one in seen if (each := _differs(base, one, bos))]
-        found["smoke"] = [smoke(base, prompt, int(more.get("bound") or BOUND)) for prompt in prompts]
-        props = _get(base, "/props")
+    try:
+        with serving(tools / "llama-server", file, folder.path / "verify.log") as base:
+            bos = found.get("ending", {}).get("bos") or ""
+            found["differ"] = [each for one in seen if (each := _differs(base, one, bos))]
+            found["smoke"] = [smoke(base, prompt, int(more.get("bound") or BOUND)) for prompt in prompts]
+            found["served_ending"] = _get(base, "/props").get("eos_token", "")
+    except DoesNotServe as exc:
+        found["broken"] = str(exc)
     write_json(folder.path / "out" / "rendered.json", {"conversations": seen})
-    return {**found, "conversations": len(seen), "served_ending": props.get("eos_token", "")}
+    return {**found, "conversations": len(seen)}
 
 
 @contextlib.contextmanager
@@ -154,7 +161,7 @@ def _wait(process: subprocess.Popen[bytes], base: str, log: Path) -> None:
         if process.poll() is not None or time.monotonic() > until:
             lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
             why = next((line for line in reversed(lines) if " E " in line or "error" in line), "no word why")
-            raise JobError(f"llama-server does not come up with this file: {why[-400:]}")
+            raise DoesNotServe(f"llama-server does not come up with this file: {why[-400:]}")
         time.sleep(0.1)
 
 
@@ -172,7 +179,7 @@ def _post(base: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
             found: dict[str, Any] = json.load(reply)
     except urllib.error.HTTPError as exc:
         said = exc.read(2000).decode(errors="replace")
-        raise JobError(f"llama-server refuses {path}: {said}") from exc
+        raise DoesNotServe(f"llama-server refuses {path}: {said}") from exc
     return found
 
 

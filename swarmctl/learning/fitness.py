@@ -24,6 +24,9 @@ def unfit(stages: Mapping[str, Mapping[str, Any]], kind: str, max_kl: float | No
 
     `stages` is what the job's stages gave: quantise, perplexity and verify.
     """
+    broken = stages.get("verify", {}).get("broken")
+    if broken:
+        return (str(broken),)
     return (*_template(stages.get("verify", {})), *_ending(stages.get("verify", {})),
             *_divergence(stages.get("perplexity", {}), kind, max_kl))
 

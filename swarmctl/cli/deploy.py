@@ -1,0 +1,229 @@
+"""`swarmctl deploy`, `promote`, `canary`, and the model's half of `rollback`."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from swarmctl.errors import SomeHostsFailed, SwarmError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from swarmctl.cli.context import Context
+    from swarmctl.cli.up import Shown
+    from swarmctl.verbs.deploy import Deployed, Planned
+    from swarmctl.verbs.releases import Changed, Desk
+
+AS_JSON = typer.Option("--json", help="Print one JSON document.")
+YES = typer.Option("--yes", "-y", help="Do not ask.")
+
+
+def deploy(
+    ctx: typer.Context,
+    source: Annotated[str, typer.Argument(
+        metavar="RUN|FOLDER|FILE", help="A run that `train` made, a Hugging Face folder, or a GGUF.")],
+    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="The inventory's model.")],
+    quantize: Annotated[str, typer.Option(
+        "--quantize", "-q", metavar="KIND", help="Q4_K_M, Q8_0, F16, Q5_K_M, Q6_K …")] = "Q4_K_M",
+    share: Annotated[float, typer.Option(
+        min=0.0, max=1.0, help="The canary's part of the conversations; 0 serves it to nobody yet.")] = 0.1,
+    host: Annotated[list[str] | None, typer.Option(
+        "--host", "-H", metavar="NAME", help="The canary only there; may be given several times.")] = None,
+    max_kl: Annotated[float | None, typer.Option(
+        "--max-kl", min=0.0, help="How far quantising may move it from 16 bits, in nats a token.",
+        show_default="by kind")] = None,
+    imatrix: Annotated[Path | None, typer.Option(
+        metavar="FILE", help="An importance matrix for the quantisation.", show_default=False)] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done.")] = False,
+    as_json: Annotated[bool, AS_JSON] = False,
+) -> None:
+    """Quantise trained weights, prove them fit, and serve them as the model's canary.
+
+    Refused, with the reason recorded, is what renders another chat template than training saw, does not end
+    its answers, has moved too far from its 16-bit self, or is not whole. Cut anywhere, run it again. Exits
+    with 3 where some hosts do not serve it yet; `up` completes them.
+    """
+    from swarmctl.verbs import deploy as verb
+
+    context: Context = ctx.obj
+    wish = verb.Wish(source, model, who(), quantize, share, tuple(host or ()), max_kl, imatrix=imatrix)
+    if dry_run:
+        planned = verb.plan(context.paths, context.inventory, wish)
+        typer.echo(json.dumps(asdict(planned), indent=1) if as_json else plan_text(planned, wish.share))
+        return
+    with _shown(quiet=as_json) as shown:
+        done = verb.deploy(context.paths, context.inventory, wish, _bring_up(context, shown), context.clock,
+                           shown.note, shown.event)
+    typer.echo(json.dumps(deployed_record(done), indent=1) if as_json else deployed_text(done))
+    _verdict(done.failed)
+
+
+def promote(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The inventory's model.")],
+    release: Annotated[str | None, typer.Argument(
+        metavar="[RELEASE]", help="A release from its history.", show_default="its canary")] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why; it is recorded.")] = "",
+    yes: Annotated[bool, YES] = False,
+    as_json: Annotated[bool, AS_JSON] = False,
+) -> None:
+    """Let a model's canary, or an older release, serve it for everybody.
+
+    `rollback MODEL` undoes it: the release before stays on the hosts.
+    """
+    from swarmctl.verbs import releases as verb
+
+    if not yes and sys.stdin.isatty():
+        typer.confirm(f"{release or 'the canary'} serves {model} to everybody then. Promote it?", abort=True,
+                      err=True)
+    with desk(ctx.obj, quiet=as_json) as at:
+        done = verb.promote(at, model, release, reason=reason)
+    show_change(done, as_json=as_json)
+
+
+def canary(
+    ctx: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="The inventory's model.")],
+    share: Annotated[float | None, typer.Option(
+        min=0.0, max=1.0, help="Give it that part of the conversations.", show_default=False)] = None,
+    act: Annotated[bool, typer.Option(
+        "--act", help="Promote it or take it back where the votes are clear.")] = False,
+    as_json: Annotated[bool, AS_JSON] = False,
+) -> None:
+    """Say what people's votes make of a model's canary, and with --act do what follows.
+
+    Votes are blind comparisons with the champion (`swarmctl compare`), or where there are none, ratings. They
+    may be read at any time: the evidence stays valid however often that is.
+    """
+    from swarmctl.verbs import releases as verb
+
+    context: Context = ctx.obj
+    if share is not None:
+        with desk(context, quiet=as_json) as at:
+            verb.share(at, model, share)
+    found = verb.judged(context.paths, context.inventory, model)
+    record: dict[str, Any] = {"model": model, "decision": found.decision, "reasons": list(found.reasons)}
+    if not act or found.decision == "keep":
+        typer.echo(json.dumps(record,
+                              indent=1) if as_json else f"{found.decision}: {'; '.join(found.reasons)}")
+        return
+    sys.stderr.write(f"{'; '.join(found.reasons)}\n")
+    with desk(context, quiet=as_json) as at:
+        change = verb.promote if found.decision == "promote" else verb.rollback
+        done = change(at, model, reason="; ".join(found.reasons), evidence=record)
+    show_change(done, as_json=as_json)
+
+
+def roll_back_model(context: Context, model: str, reason: str, *, as_json: bool) -> None:
+    """`swarmctl rollback MODEL`."""
+    from swarmctl.verbs import releases as verb
+
+    with desk(context, quiet=as_json) as at:
+        done = verb.rollback(at, model, reason=reason)
+    show_change(done, as_json=as_json)
+
+
+def who() -> str:
+    """Who does it: user@machine."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a process of a user without a name
+        user = "unknown"
+    return f"{user}@{socket.gethostname()}"
+
+
+@contextmanager
+def desk(context: Context, *, quiet: bool) -> Iterator[Desk]:
+    """What changing a model's standing needs, while its progress is shown."""
+    from swarmctl.verbs.releases import Desk
+
+    with _shown(quiet=quiet) as shown:
+        yield Desk(context.paths, context.inventory, _bring_up(context, shown), context.clock, who(),
+                   shown.note)
+
+
+def show_change(done: Changed, *, as_json: bool) -> None:
+    """What serves now, and where not yet."""
+    if as_json:
+        failed = {host: error.message for host, error in done.failed.items()}
+        typer.echo(json.dumps({"model": done.model, "serves": done.serves, "before": done.before,
+                               "failed": failed}, indent=1))
+    else:
+        typer.echo(f"{done.model}: {done.serves} serves it now, and {done.before} no longer does")
+    _verdict(done.failed)
+
+
+def plan_text(planned: Planned, share: float) -> str:
+    """What a deploy would do, as a person reads it."""
+    return "\n".join((
+        f"convert {planned.source} on {planned.where}, quantise it to {planned.kind}, verify it",
+        f"serve it as {planned.release} beside {planned.beside} on {', '.join(planned.hosts)}",
+        f"inspect it there, then give it {share:.0%} of the conversations"))
+
+
+def deployed_text(done: Deployed) -> str:
+    """What is served where, and what was measured of it."""
+    where = ", ".join(host for host in done.hosts if host not in done.failed)
+    if done.already:
+        return f"{done.model}: {done.release} is served already"
+    measured = done.stages.get("perplexity", {})
+    lines = [f"{done.model}: {done.release} ({done.size / 1e6:,.1f} MB) is served on {where} "
+             f"with {done.share:.0%} of the conversations"]
+    if "kl_mean" in measured:
+        lines.append(f"divergence from 16 bits {measured['kl_mean']:.4f} nats a token, perplexity x "
+                     f"{measured['perplexity_ratio']:.3f}, same likeliest token {measured['same_top']:.1f} %")
+    fell = done.stages.get("quantise", {}).get("fell_back")
+    if fell:
+        lines.append(f"{fell} of {done.stages['quantise']['tensors']} tensors kept a larger kind: "
+                     "their rows do not divide into its blocks")
+    return "\n".join(lines)
+
+
+def deployed_record(done: Deployed) -> dict[str, Any]:
+    """The same for --json."""
+    return {"model": done.model, "release": done.release, "sha256": done.sha256, "size": done.size,
+            "share": done.share, "hosts": list(done.hosts), "already": done.already,
+            "failed": {host: error.message for host, error in done.failed.items()}, "stages": done.stages}
+
+
+@contextmanager
+def _shown(*, quiet: bool) -> Iterator[Shown]:
+    from swarmctl.cli.progress_view import Progress
+    from swarmctl.cli.up import Shown
+
+    with Progress.on(sys.stderr) as progress:
+        yield Shown(progress, quiet=quiet)
+
+
+def _bring_up(context: Context, shown: Shown) -> Any:  # noqa: ANN401  a fleet.roles.BringUp
+    from swarmctl.verbs.up import up
+
+    return partial(up, context.paths, context.inventory, _NoPlan(shown))
+
+
+class _NoPlan:
+    """Shows what `up` does, without its plan."""
+
+    def __init__(self, shown: Shown) -> None:
+        self.note, self.event = shown.note, shown.event
+
+    def plan(self, plans: Any) -> None:  # noqa: ANN401, ARG002
+        """Nothing: a person asked for a release, not for a plan."""
+
+
+def _verdict(failed: Mapping[str, SwarmError]) -> None:
+    """Say what failed and exit with 3."""
+    for host, error in failed.items():
+        sys.stderr.write(f"{host}: {error.message}{f' → {error.hint}' if error.hint else ''}\n")
+    if failed:
+        raise SomeHostsFailed(f"not yet on {', '.join(failed)}", hint="`swarmctl up` completes it there")

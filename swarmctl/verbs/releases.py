@@ -1,0 +1,177 @@
+"""`promote`, `rollback` of a model, `canary` and `models history`: which release serves a model, and why.
+
+Each is one record and a turn of roles in the snapshot, so a person's word holds within moments; the `up` that
+follows stops what is no longer asked. No weights move: hosts keep the champion, the one before it and the
+canary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.errors import UsageError
+from swarmctl.evaluation.ballots import blind_votes, thumbs
+from swarmctl.fleet.inventory_file import read_inventory
+from swarmctl.fleet.releases import append, read, standing
+from swarmctl.fleet.roles import alone, turn
+from swarmctl.fleet.store import resolve_model
+from swarmctl.learning.gates import Judgement, Votes, votes
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from swarmctl.errors import SwarmError
+    from swarmctl.fleet.releases import Release, Standing
+    from swarmctl.fleet.roles import BringUp, Reported
+    from swarmctl.paths import Paths
+
+OWN = "the inventory's own weights"
+
+
+@dataclass(frozen=True, slots=True)
+class Desk:
+    """What changing a model's standing needs: this machine's folders, the inventory, `up`, a clock, who does
+    it, and who is told."""
+
+    paths: Paths
+    inventory: Path
+    bring_up: BringUp
+    clock: Callable[[], float]
+    by: str
+    note: Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """What serves a model now and what did before, each a release or OWN; `failed` are hosts where it is not
+    so yet."""
+
+    model: str
+    serves: str
+    before: str
+    failed: Mapping[str, SwarmError]
+
+
+def promote(desk: Desk, model: str, release: str | None = None, *, reason: str = "",
+            evidence: Mapping[str, Any] | None = None) -> Changed:
+    """Let the canary, or a release from the history, serve the model. Raises UsageError where there is
+    none."""
+    hosts = _hosts(desk, model)
+    with alone(desk.paths, model, desk.note):
+        how = standing(read(desk.paths), model)
+        one = _risen(how, model, release)
+        append(desk.paths, desk.clock(), action="promote", model=model, release=one.release,
+               sha256=one.sha256,
+               size=one.size, run=one.run, dataset=one.dataset, by=desk.by, reason=reason,
+               evidence=dict(evidence or {}))
+        turn(desk.paths, desk.note)
+        return Changed(model, one.release, _name(how.champion), _failures(desk.bring_up(only=hosts)))
+
+
+def rollback(desk: Desk, model: str, *, reason: str = "", evidence: Mapping[str,
+                                                                            Any] | None = None) -> Changed:
+    """Take the canary away; where there is none, let the release before the champion serve again.
+
+    What serves again is started first, then asked, and only then is the other stopped: no question is lost.
+    Raises UsageError where there is nothing to go back to.
+    """
+    hosts = _hosts(desk, model)
+    with alone(desk.paths, model, desk.note):
+        how = standing(read(desk.paths), model)
+        gone = how.canary or (how.champion if how.past else None)
+        if gone is None:
+            raise UsageError(f"{model} has no release to take back",
+                             hint=f"{_name(how.champion)} serves it, and nothing did before")
+        if not how.canary:
+            _failures(desk.bring_up(only=hosts, previous=True))
+        append(desk.paths, desk.clock(), action="rollback", model=model, release=gone.release,
+               sha256=gone.sha256, size=gone.size, run=gone.run, dataset=gone.dataset, by=desk.by,
+               reason=reason,
+               evidence=dict(evidence or {}))
+        turn(desk.paths, desk.note)
+        now = standing(read(desk.paths), model)
+        return Changed(model, _name(now.champion), gone.release, _failures(desk.bring_up(only=hosts)))
+
+
+def share(desk: Desk, model: str, part: float, *, reason: str = "",
+          evidence: Mapping[str, Any] | None = None) -> Release:
+    """Give the canary that part of the conversations, from 0 to 1. Raises UsageError where there is none."""
+    if not 0.0 <= part <= 1.0:
+        raise UsageError(f"a share is between 0 and 1, not {part:g}")
+    with alone(desk.paths, model, desk.note):
+        canary = standing(read(desk.paths), model).canary
+        if canary is None:
+            raise UsageError(f"{model} has no canary", hint="`swarmctl deploy` makes one")
+        made = append(desk.paths, desk.clock(), action="share", model=model, release=canary.release,
+                      sha256=canary.sha256, size=canary.size, share=part, by=desk.by, reason=reason,
+                      evidence=dict(evidence or {}))
+        turn(desk.paths, desk.note)
+    return made
+
+
+def judged(paths: Paths, inventory: Path, model: str) -> Judgement:
+    """What people's votes say of the canary: blind comparisons where there are any, else their thumbs.
+
+    Raises UsageError where there is no canary, LedgerError.
+    """
+    how = standing(read(paths), model)
+    if how.canary is None:
+        raise UsageError(f"{model} has no canary", hint="`swarmctl deploy` makes one")
+    old = how.champion.sha256 if how.champion else own_digest(paths, inventory, model)
+    blind = votes(blind_votes(paths, how.canary.sha256, old))
+    rated = votes(thumbs(paths, how.canary.sha256, old, how.canary.id))
+    seen, name = (blind, "blind comparisons") if blind.wins + blind.losses else (rated, "ratings")
+    return Judgement(seen.verdict, (_told(seen, name),))
+
+
+def own_digest(paths: Paths, inventory_path: Path, model: str) -> str:
+    """The sha256 of the inventory's own weights of a model."""
+    inventory = read_inventory(inventory_path)
+    return resolve_model(inventory.models[model], inventory_path.absolute().parent, paths,
+                         airgap=inventory.airgap).sha256
+
+
+def history(paths: Paths, model: str | None = None) -> tuple[Release, ...]:
+    """What was done with a model's releases, or with all, oldest first."""
+    return tuple(one for one in read(paths) if model in (None, one.model))
+
+
+def _told(seen: Votes, name: str) -> str:
+    if not seen.wins + seen.losses:
+        return f"{name}: nobody has said anything decisive yet"
+    return (f"{name}: {seen.wins} for the canary, {seen.losses} against it, {seen.ties} ties; evidence "
+            f"{seen.better:.3g} to 1 that it is better, {seen.worse:.3g} to 1 that it is worse")
+
+
+def _risen(how: Standing, model: str, release: str | None) -> Release:
+    if release is None:
+        if how.canary is None:
+            raise UsageError(f"{model} has no canary to promote", hint=f"{_name(how.champion)} serves it; "
+                             "`swarmctl deploy` makes a canary")
+        return how.canary
+    name = release.removeprefix(f"{model}:")
+    found = how.known(name)
+    if found is None:
+        known = ", ".join(dict.fromkeys(one.release for one in how.history if one.release)) or "none"
+        raise UsageError(f"{model} has no release {name}", hint=f"it has {known}")
+    if how.champion and how.champion.release == name:
+        raise UsageError(f"{name} serves {model} already")
+    return found
+
+
+def _hosts(desk: Desk, model: str) -> tuple[str, ...]:
+    inventory = read_inventory(desk.inventory)
+    if model not in inventory.models:
+        raise UsageError(f"the inventory has no model {model}", hint=f"it has {', '.join(inventory.models)}")
+    return tuple(host.name for host in inventory.hosts
+                 if any(placement.model == model for placement in host.models))
+
+
+def _failures(reports: Sequence[Reported]) -> dict[str, SwarmError]:
+    return {one.host: one.error for one in reports if one.error}
+
+
+def _name(release: Release | None) -> str:
+    return release.release if release else OWN
