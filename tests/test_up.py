@@ -16,8 +16,9 @@ import pytest
 from running import Cli
 from stocked import free_ports, stock
 
-from swarmctl.cli.up import plan_text, report_text
-from swarmctl.errors import SwarmError
+from swarmctl.cli.groups import alike
+from swarmctl.cli.up import plan_text, raise_failures, report_text
+from swarmctl.errors import CommandTimeout, HostUnreachable, SomeHostsFailed, SwarmError
 from swarmctl.paths import Paths
 from swarmctl.steps import InstallRuntime, StopServer
 from swarmctl.verbs.up import HostReport
@@ -80,7 +81,7 @@ def lives(pid):
 def test_up_then_nothing_to_do_then_down_and_up_again(here):
     assert here.up_report()["here"]["state"] == "changed"
     again = here.run("up")
-    assert again.stdout == "here: nothing to do\nhere  nothing to do\n"
+    assert again.stdout == "here: nothing to do\n"
     (host,) = here.fleet()["hosts"]
     (served,) = host["served"]
     assert served["model"] == "small"
@@ -154,7 +155,7 @@ def test_a_port_that_is_taken_fails_that_host_and_no_other(tmp_path, cache):
     assert f"port {swarm.ports['two']}, wanted for small, is taken by" in done.stderr
     assert f"pid {os.getpid()}" in done.stderr
     assert "one  done: 4 steps" in done.stdout
-    assert "two  FAILED" in done.stdout
+    assert "cannot be planned: two" in done.stdout
     assert [host["name"] for host in swarm.fleet()["hosts"]] == ["one"]
     assert swarm.up_report()["two"]["state"] == "changed"
     swarm.run("down", "--host", "two")
@@ -172,7 +173,7 @@ def test_a_host_that_is_off_keeps_its_last_known_entry(tmp_path, cache):
     swarm.paths.inventory.write_text(off)
     done = swarm.run("up", status=3)
     assert "two" in done.stderr
-    assert "one  nothing to do" in done.stdout
+    assert "cannot be planned: two\none: nothing to do" in done.stdout
     assert [host["name"] for host in swarm.fleet()["hosts"]] == ["one", "two"]
     swarm.paths.inventory.write_text(text)
     swarm.run("down")
@@ -277,14 +278,40 @@ spinoza: 2 steps
      because cpu: no GPU was found
   2. stop server old
      because the inventory no longer wants it here
-worlock: nothing to do
-calisota: cannot be planned: no answer
-    is it on?"""
+cannot be planned: calisota
+worlock: nothing to do"""
     done = (HostReport("spinoza", "changed", STEPS[:1], seconds=61.25), *planned[1:])
-    assert report_text(done) == """\
-spinoza   done: 1 step in 61.2 s
-worlock   nothing to do
-calisota  FAILED"""
+    assert report_text(done) == "spinoza  done: 1 step in 61.2 s"
+    assert report_text((HostReport("spinoza", "failed", STEPS, error), *planned[1:])) == "spinoza  FAILED"
+
+
+def test_two_hundred_hosts_read_well_too():
+    names = [f"h{number:03d}" for number in range(1, 201)]
+    note = "Ollama on port 11434 is adopted as it is"
+    refused = [HostUnreachable("no SSH connection (Connection refused)", host=name,
+                               hint=f"is it on? `ssh -v {name}` shows more") for name in names[:3]]
+    silent = CommandTimeout("not done within 60 s", host="h004")
+    reports = (*(HostReport(error.host, "failed", error=error) for error in (*refused, silent)),
+               *(HostReport(name, "unchanged", notes=(note,)) for name in names[4:6]),
+               *(HostReport(name, "unchanged") for name in names[6:]))
+    assert plan_text(reports) == """\
+  note: h005, h006: Ollama on port 11434 is adopted as it is
+cannot be planned: h001, h002, h003, h004
+196 hosts unchanged"""
+    assert report_text(reports) == ""
+    with pytest.raises(SomeHostsFailed, match="4 of 200 hosts failed") as failed:
+        raise_failures(reports)
+    assert failed.value.hint == """\
+3 hosts: no SSH connection (Connection refused)
+  h001, h002, h003
+  for h001: is it on? `ssh -v h001` shows more
+h004: not done within 60 s"""
+
+
+def test_what_differs_from_host_to_host_does_not_part_one_reason():
+    told = [(f"h{number}", f"h{number} shows the key SHA256:{number}ab/c and port {8000 + number}")
+            for number in range(1, 4)]
+    assert alike([*told, ("h9", "off")]) == ((("h1", "h2", "h3"), told[0][1]), (("h9",), "off"))
 
 
 @runtime

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swarmctl.errors import SomeHostsFailed, SwarmError
+from swarmctl.cli.groups import alike, failures_text, unchanged_text
+from swarmctl.errors import SomeHostsFailed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from swarmctl.fleet.progress import Event
     from swarmctl.verbs.up import HostReport
@@ -41,8 +42,8 @@ def up(
     if as_json:
         records = [as_record(report) for report in reports]
         typer.echo(json.dumps({"dry_run": dry_run, "hosts": records}, indent=2))
-    elif not dry_run:
-        typer.echo(report_text(reports))
+    elif not dry_run and (told := report_text(reports)):
+        typer.echo(told)
     raise_failures(reports)
 
 
@@ -72,31 +73,27 @@ class Shown:
 
 
 def plan_text(plans: Sequence[HostReport]) -> str:
-    """The plan as a person reads it: each host's steps, each with its reason."""
-    lines = []
-    for report in plans:
-        if report.error:
-            lines.append(f"{report.host}: cannot be planned: {report.error.message}")
-            lines += [f"    {line}" for line in (report.error.hint or "").splitlines()]
-            continue
-        todo = "off" if report.state == "off" else "nothing to do"
-        lines.append(f"{report.host}: {_steps(len(report.steps)) if report.steps else todo}")
-        lines += [f"  note: {note}" for note in report.notes]
-        for number, step in enumerate(report.steps, 1):
-            lines += [f"  {number}. {step.title}", f"     because {step.reason}"]
+    """The plan as a person reads it: the steps of each host that has any, each with its reason; the others in
+    a line or two."""
+    lines = [line for report in plans if report.steps for line in _planned(report)]
+    lines += [f"{report.host}: off" for report in plans if report.state == "off"]
+    lines += [f"  note: {', '.join(hosts)}: {note}" for hosts, note in alike(
+        (report.host, note) for report in plans if not report.steps for note in report.notes)]
+    if failed := [report.host for report in plans if report.error]:
+        lines.append(f"cannot be planned: {', '.join(failed)}")
+    if unchanged := [report.host for report in plans if report.state == "unchanged"]:
+        lines.append(unchanged_text(unchanged))
     return "\n".join(lines)
 
 
 def report_text(reports: Sequence[HostReport]) -> str:
-    """One line a host."""
-    words = {"unchanged": "nothing to do", "changed": "done", "failed": "FAILED"}
-    width = max((len(report.host) for report in reports), default=0)
+    """One line for each host on which something was done; the plan has told of the others."""
+    told = [report for report in reports if report.steps and report.state in ("changed", "failed")]
+    width = max((len(report.host) for report in told), default=0)
     lines = []
-    for report in reports:
-        what = words.get(report.state, report.state)
-        if report.state == "changed":
-            what = f"done: {_steps(len(report.steps))} in {report.seconds:.1f} s"
-        lines.append(f"{report.host:{width}}  {what}")
+    for report in told:
+        done = f"done: {_steps(len(report.steps))} in {report.seconds:.1f} s"
+        lines.append(f"{report.host:{width}}  {'FAILED' if report.state == 'failed' else done}")
     return "\n".join(lines)
 
 
@@ -115,14 +112,18 @@ def raise_failures(reports: Sequence[HostReport]) -> None:
         return
     if len(reports) == 1 and failed[0].error:
         raise failed[0].error
-    told = [_told(report.host, report.error) for report in failed if report.error]
-    raise SomeHostsFailed(f"{len(failed)} of {len(reports)} hosts failed", hint="\n".join(told))
+    told = failures_text([(report.host, report.error) for report in failed if report.error])
+    raise SomeHostsFailed(f"{len(failed)} of {len(reports)} hosts failed", hint=told)
+
+
+def _planned(report: HostReport) -> Iterator[str]:
+    """A host's steps, each with its reason."""
+    yield f"{report.host}: {_steps(len(report.steps))}"
+    yield from (f"  note: {note}" for note in report.notes)
+    for number, step in enumerate(report.steps, 1):
+        yield f"  {number}. {step.title}"
+        yield f"     because {step.reason}"
 
 
 def _steps(count: int) -> str:
     return f"{count} step{'s' if count > 1 else ''}"
-
-
-def _told(host: str, error: SwarmError) -> str:
-    hint = f" ({error.hint})" if error.hint else ""
-    return f"{host}: {error.message}{hint}"

@@ -1,0 +1,51 @@
+"""Many hosts in few lines: those that fail alike, or say alike, are told of together.
+
+Two hundred lines of one error are as unreadable as none. `--json` has every host by itself.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from swarmctl.errors import SwarmError
+
+#: what differs between hosts that fail for one reason: fingerprints and numbers (ports, seconds, sizes)
+_OWN = re.compile(r"SHA256:\S+|\d+(?:\.\d+)?")
+
+
+def alike(told: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, ...], str], ...]:
+    """The hosts that say one thing, and the thing as the first of them says it; in the order of the first.
+
+    A host's own name, numbers and fingerprints make no difference.
+    """
+    found: dict[str, tuple[list[str], str]] = {}
+    for host, text in told:
+        found.setdefault(_OWN.sub("#", text.replace(host, "#")), ([], text))[0].append(host)
+    return tuple((tuple(hosts), text) for hosts, text in found.values())
+
+
+def failures_text(failed: Sequence[tuple[str, SwarmError]]) -> str:
+    """What failed and what to do, by reason: a line for a lone host; for several the reason once, what to do
+    about the first, and all their names."""
+    errors = dict(failed)
+    lines = []
+    for hosts, message in alike((host, error.message) for host, error in failed):
+        first, hint = hosts[0], errors[hosts[0]].hint
+        if len(hosts) == 1:
+            lines.append(f"{first}: {message} ({hint})" if hint else f"{first}: {message}")
+            continue
+        lines += [f"{len(hosts)} hosts: {message}", f"  {', '.join(hosts)}"]
+        lines += [f"  for {first}: {hint}"] if hint else []
+    return "\n".join(lines)
+
+
+def unchanged_text(hosts: Sequence[str], few: int = 8) -> str:
+    """That these hosts are as they should be: by name where they are few."""
+    if len(hosts) == 1:
+        return f"{hosts[0]}: nothing to do"
+    names = f": {', '.join(hosts)}" if len(hosts) <= few else ""
+    return f"{len(hosts)} hosts unchanged{names}"
