@@ -1,4 +1,8 @@
-"""Many OpenSSH servers on this machine's loopback, one process and one port a host, for benches."""
+"""Many OpenSSH servers on this machine's loopback, one process and one port a host, for benches.
+
+As root each has processes of its own (a PID namespace), as hosts do: what a survey or a playbook sees of one
+is not the sum of all, and nothing that was started on a host outlives it.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ import time
 from pathlib import Path
 
 START_TIMEOUT = 30.0
+APART = ("unshare", "--pid", "--mount-proc", "--fork", "--kill-child")
 
 
 @contextlib.contextmanager
@@ -28,19 +33,26 @@ def farm(folder: Path, count: int):
     (folder / "authorized_keys").write_text(key.with_suffix(".pub").read_text())
     ports = _free_ports(count)
     servers = []
+    prefix = _prefix()
     try:
         for number, port in enumerate(ports, 1):
-            servers.append(_start(sshd, folder, f"h{number:03d}", port))
+            servers.append(_start((*prefix, sshd), folder, f"h{number:03d}", port))
         _wait(ports)
         yield _client_config(folder, key, ports), lambda: sum(_cpu(server.pid) for server in servers)
     finally:
         for server in servers:
-            server.terminate()
+            server.kill() if prefix else server.terminate()
         for server in servers:
             server.wait(10)
 
 
-def _start(sshd, folder, name, port):
+def _prefix():
+    """The command that gives a host its own processes, where that can be had."""
+    tried = shutil.which(APART[0]) and subprocess.run((*APART, "true"), check=False, capture_output=True)
+    return APART if tried and tried.returncode == 0 else ()
+
+
+def _start(argv, folder, name, port):
     host_key = _key(folder / f"{name}.key")
     config = folder / f"{name}.conf"
     config.write_text(f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
@@ -48,7 +60,7 @@ def _start(sshd, folder, name, port):
                       f"SetEnv HOME={folder}/home\n"  # and not the start-up files of this user
                       "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
                       "Subsystem sftp internal-sftp\nMaxSessions 50\n")
-    return subprocess.Popen([sshd, "-D", "-f", str(config), "-E", str(folder / f"{name}.log")],
+    return subprocess.Popen([*argv, "-D", "-f", str(config), "-E", str(folder / f"{name}.log")],
                             stdin=subprocess.DEVNULL)
 
 
@@ -74,7 +86,10 @@ def _key(path):
 
 
 def _cpu(pid):
-    """A process's own CPU seconds and those of its children that have ended (proc(5), stat)."""
+    """A server's own CPU seconds and those of its children that have ended (proc(5), stat)."""
+    below = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
+    if Path(f"/proc/{pid}/comm").read_text(encoding="ascii").strip() == APART[0]:
+        pid = below[0]
     fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 

@@ -99,8 +99,9 @@ def steps(where):
     server = next(where.glob("servers/*/"))
     archive = Paths.from_environ(os.environ).cache / "store" / "runtimes" / f"{runtime.name}.tar.gz"
     return {"data_dir": str(where), "runtime_key": runtime.name, "runtime_archive": str(archive),
-            "model_file": str(next(shipped_model("small").glob("*.gguf"))), "blob": next(where.glob("blobs/*")).name,
-            "server_name": server.name, "run_script": (server / "run").read_text()}
+            "model_file": str(shipped_model("small") / "model.gguf"),
+            "blob": next(where.glob("blobs/*")).name, "server_name": server.name,
+            "run_script": (server / "run").read_text()}
 
 
 def unchanged(spent):
