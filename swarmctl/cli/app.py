@@ -35,7 +35,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "promote": ("swarmctl.cli.deploy:promote", "Let a canary, or an older release, serve its model."),
     "down": ("swarmctl.cli.down:down", "Stop what swarmctl started, and nothing else."),
     "upgrade": ("swarmctl.cli.upgrade:upgrade", "Move runtimes to another version, one canary host first."),
-    "rollback": ("swarmctl.cli.rollback:rollback", "Have a host's runtime serve in its version from before."),
+    "rollback": ("swarmctl.cli.rollback:rollback", "Have the release before serve a model, or a host its runtime."),
     "status": ("swarmctl.cli.status:status", "Show every host and model server, and whether it generates."),
     "doctor": ("swarmctl.cli.doctor:doctor", "Find what is wrong, and the command that mends it."),
     "cordon": ("swarmctl.cli.standing:cordon", "Take hosts out for new questions; their servers stay."),

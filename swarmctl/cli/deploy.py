@@ -159,7 +159,7 @@ def show_change(done: Changed, *, as_json: bool) -> None:
         typer.echo(json.dumps({"model": done.model, "serves": done.serves, "before": done.before,
                                "failed": failed}, indent=1))
     else:
-        typer.echo(f"{done.model}: {done.serves} serves it now, and {done.before} no longer does")
+        typer.echo(f"{done.model} is served by {done.serves}, and no longer by {done.before}")
     _verdict(done.failed)
 
 
@@ -217,7 +217,7 @@ class _NoPlan:
     def __init__(self, shown: Shown) -> None:
         self.note, self.event = shown.note, shown.event
 
-    def plan(self, plans: Any) -> None:  # noqa: ANN401, ARG002
+    def plan(self, plans: Any) -> None:  # noqa: ANN401
         """Nothing: a person asked for a release, not for a plan."""
 
 

@@ -16,22 +16,35 @@ if TYPE_CHECKING:
 
 def rollback(
     ctx: typer.Context,
-    name: Annotated[str, typer.Argument(metavar="HOST", help="A host of the inventory.")],
+    name: Annotated[str, typer.Argument(metavar="MODEL|HOST", help="A model, or a host.")],
     runtime: Annotated[str | None, typer.Option(
         metavar="NAME", help="This runtime: llamacpp or ollama; else the one that moved last.")] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT",
+                                        help="Why; of a model it is recorded.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
-    """Have a host's runtime serve in its version from before; seconds, and no download.
+    """Take a model's canary back, or have the release before serve; or a host's runtime in its version from
+    before. Seconds, and no download.
 
-    The version that is left is held: neither `up` nor `upgrade` goes there again, unless `upgrade --to` names
-    it.
+    Of a model the canary goes where there is one, else its champion. Of a host the version that is left is
+    held: neither `up` nor `upgrade` goes there again, unless `upgrade --to` names it.
     """
     from swarmctl.fleet.inventory_file import read_inventory
 
     context: Context = ctx.obj
-    hosts = [host.name for host in read_inventory(context.inventory).hosts]
+    inventory = read_inventory(context.inventory)
+    hosts = [host.name for host in inventory.hosts]
+    if name in inventory.models and name in hosts and runtime is None:
+        raise UsageError(f"{name} is a model and a host",
+                         hint="--runtime NAME means the host's; the model has to be renamed")
+    if name in inventory.models and runtime is None:
+        from swarmctl.cli.deploy import roll_back_model
+
+        roll_back_model(context, name, reason, as_json=as_json)
+        return
     if name not in hosts:
-        raise UsageError(f"the inventory has no host {name}", hint=f"it has {', '.join(hosts)}")
+        raise UsageError(f"the inventory has no model and no host {name}",
+                         hint=f"models: {', '.join(inventory.models)}; hosts: {', '.join(hosts)}")
     _host(context, name, runtime, as_json=as_json)
 
 
