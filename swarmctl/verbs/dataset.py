@@ -21,6 +21,7 @@ from swarmctl.learning.pairs import KINDS, make, models_match, one_sided
 from swarmctl.learning.refine import DEFAULT_CAP, refine
 from swarmctl.ledger import snapshots
 from swarmctl.ledger.labels import read_labels
+from swarmctl.ledger.parquet import read_json_rows
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -94,7 +95,7 @@ def show(paths: Paths, name: str) -> Snapshot:
 
 def rows_of(snapshot: Snapshot, count: int) -> list[dict[str, Any]]:
     """The first rows that are trained on."""
-    return snapshots.read_rows(snapshot.folder / "train.parquet", count)
+    return read_json_rows(snapshot.folder / "train.parquet", count)
 
 
 def check(paths: Paths, name: str) -> tuple[Snapshot, tuple[str, ...]]:

@@ -12,17 +12,15 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, BinaryIO, TextIO
 
-from swarmctl.dispatch.swarm import read_swarm
-from swarmctl.dispatch.vectors import Lane, embed_all, server_lanes
+from swarmctl.dispatch.vectors import embed_all
 from swarmctl.errors import DiskFull, SwarmError, UsageError
-from swarmctl.runtimes.in_process import DEFAULT_MODEL, INSTALL, InProcess, installed
 
 if TYPE_CHECKING:
     from array import array
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from swarmctl.paths import Paths
+    from swarmctl.dispatch.embedding_model import Model
 
 FORMATS = ("jsonl", "parquet")
 #: a batch: enough to keep a server at work, little enough to show progress
@@ -58,20 +56,6 @@ class Refused:
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    """What makes the vectors: one model, wherever it is. `digest` is the sha256 of its weights' file."""
-
-    name: str
-    digest: str
-    lanes: tuple[Lane, ...]
-
-    @property
-    def where(self) -> str:
-        """Where, as a person reads it."""
-        return ", ".join(dict.fromkeys(lane.where for lane in self.lanes))
-
-
 @dataclass(slots=True)
 class Count:
     """How far it is."""
@@ -80,37 +64,6 @@ class Count:
     tokens: int = 0
     width: int = 0
     refused: list[Refused] = field(default_factory=list)
-
-
-def find_model(paths: Paths, inventory: Path, *, model: str | None, host: str | None, in_process: bool,
-               say: Callable[[str], None]) -> Model:
-    """The embedding model that is meant: served, or here in this process.
-
-    Raises UsageError for a model or host that makes no vectors, and where several models could be meant;
-    SwarmError where nothing makes vectors.
-    """
-    if in_process:
-        return _here(model)
-    swarm = read_swarm(paths, inventory, say)
-    lanes = server_lanes(paths, swarm.fleet) if swarm else ()
-    found = [lane for lane in lanes
-             if model in (None, lane.served.model) and host in (None, lane.entry.name)]
-    if found:
-        names = dict.fromkeys(lane.served.model for lane in found)
-        if len({lane.served.digest for lane in found}) > 1:
-            raise UsageError(f"several embedding models are served: {', '.join(names)}",
-                             hint="say --model: vectors of two models cannot be compared")
-        return Model(next(iter(names)), found[0].served.digest, tuple(found))
-    if lanes or host:
-        wanted = " on ".join(name for name in (model or "an embedding model", host) if name)
-        served = ", ".join(sorted({f"{lane.served.model} on {lane.entry.name}" for lane in lanes}))
-        raise UsageError(f"nobody serves {wanted}", hint=f"served: {served or 'no embedding model'}")
-    if not installed():
-        raise SwarmError("no embedding model is served, and sentence-transformers is not installed here",
-                         hint="place a model with `embedding: true` in the inventory and `swarmctl up`, or\n"
-                              f"{INSTALL}")
-    say(f"no embedding model is served: {model or DEFAULT_MODEL} embeds in this process")
-    return _here(model)
 
 
 def embed(model: Model, texts: Iterable[Text], count: Count,
@@ -224,11 +177,6 @@ def out_format(form: str | None, out: Path | None) -> str:
     if found == "parquet" and out is None:
         raise UsageError("Parquet needs a file", hint="--out vectors.parquet")
     return found
-
-
-def _here(model: str | None) -> Model:
-    loaded = InProcess(model or DEFAULT_MODEL)
-    return Model(loaded.name, loaded.digest, (loaded,))
 
 
 def _batches(texts: Iterable[Text]) -> Iterator[list[Text]]:
