@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from swarmctl.verbs.status import HostStatus, ServerStatus
 
 COLOURS = {"ready": "green", "idle": "dim", "stopped": "yellow", "loading": "yellow", "degraded": "red",
-           "unreachable": "red", "off": "dim", "cordoned": "yellow", "draining": "yellow"}
+           "starting": "yellow", "down": "red", "no runtime": "red", "unreachable": "red", "off": "dim",
+           "cordoned": "yellow", "draining": "yellow"}
 
 
 def status(
@@ -94,7 +95,8 @@ def _server_cells(server: ServerStatus | None) -> tuple[str, ...]:
     name = f"{server.model} (vectors)" if server.embedding else server.model
     colour = COLOURS.get(server.state, "")
     again = f", {server.restarts} restarts" if server.restarts else ""
-    return (name, f"[{colour}]{server.state}[/]{again}", token, busy, speed)
+    far = f" {server.progress:.0%}" if server.progress is not None else ""
+    return (name, f"[{colour}]{server.state}[/]{far}{again}", token, busy, speed)
 
 
 def _size_cells(row: HostStatus, number: int) -> tuple[str, str]:
@@ -128,8 +130,7 @@ def _watch(context: Context, interval: float) -> None:
 
 
 def _verdict(rows: list[HostStatus]) -> None:
-    from swarmctl.verbs.status import failed
+    from swarmctl.verbs.status import FAILED
 
-    if failed(rows):
-        bad = ", ".join(row.host for row in rows if row.state in ("unreachable", "degraded"))
+    if bad := ", ".join(row.host for row in rows if row.state in FAILED):
         raise SomeHostsFailed(f"not well: {bad}")

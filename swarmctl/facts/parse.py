@@ -20,6 +20,7 @@ from swarmctl.facts.own import (
     versions_seen,
 )
 from swarmctl.facts.processor import cpu_seen, memory_seen
+from swarmctl.facts.runners import runners_seen
 from swarmctl.facts.seen import Facts
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def _facts(sections: Sections) -> Facts:
         disks=real_disks(sections, host["home"]), gpus=gpus, tools=tools, tool_paths=paths,
         listeners=listeners, runtimes=runtimes_seen(sections), versions=versions_seen(sections),
         blobs=blobs_seen(sections), servers=servers,
+        runners=runners_seen(sections),
         ollama=tools.get("ollama"), ollamas=ollamas_seen(sections, servers, listeners),
         ollama_kept=manifests_seen(sections), ollama_speeds=speeds_seen(sections),
         systemd_user=_systemd_user(sections),

@@ -139,6 +139,23 @@ class VersionChange:
 
 
 @dataclass(frozen=True, slots=True)
+class RunnerSeen:
+    """A llama-server that runs on the host, whoever started it; `parent` is who did, an Ollama for its own.
+
+    `weights` is the file it serves, `read` the bytes it has read or mapped so far, `busy` the requests it
+    answers (None where that cannot be seen). `state` is ready, loading, or empty where it was not asked or
+    did not say.
+    """
+
+    pid: int
+    parent: int | None
+    weights: str
+    read: int
+    busy: int | None = None
+    state: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class OllamaModel:
     """A model an Ollama has. `size` is bytes on disk; `digest` that of its manifest."""
 
@@ -209,6 +226,7 @@ class Facts:
     versions: tuple[VersionChange, ...] = ()
     blobs: tuple[BlobSeen, ...] = ()
     servers: tuple[ServerSeen, ...] = ()
+    runners: tuple[RunnerSeen, ...] = ()
     ollama: str | None = None
     ollamas: tuple[OllamaSeen, ...] = ()
     ollama_kept: tuple[str, ...] = ()

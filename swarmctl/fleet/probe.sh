@@ -31,6 +31,7 @@ main() {
     disks
     gpus
     own
+    runners
     if [ -z "$SWARMCTL_GLANCE" ]; then # what plans need and `status` does not: two thirds of the cost
         os
         tools
@@ -443,6 +444,39 @@ server() {
         kill -0 "$pid" 2>/dev/null || continue
         pair "$name.pid" "$pid $(parent "$pid") $(arguments "$pid")"
     done
+}
+
+# Processes that hold a model: what each has read of it, requests it answers, and whether it is done loading.
+runners() {
+    section runners
+    [ -r /proc/self/cmdline ] || return 0
+    grep -l llama-server /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ pid _; do
+        line=$(arguments "$pid")
+        case ${line%% *} in *llama-server) ;; *) continue ;; esac
+        port=${line##* --port }
+        port=${port%% *}
+        case $port in '' | *[!0-9]*) continue ;; esac
+        answered=$(printf ' [0-9A-F]*:%04X [0-9A-F]*:[0-9A-F]* 01 ' "$port")
+        busy=$(grep -c "$answered" "/proc/$pid/net/tcp")
+        case $line in
+            */runtimes/llamacpp/*) said=- ;; # our own servers are asked by those who use them
+            *) said=$(have curl && curl -s --noproxy '*' -m 2 "http://127.0.0.1:$port/health" | head -c 200 | tr -d ' \n') ;;
+        esac
+        echo "runner $pid $(parent "$pid") $(held "$pid") ${busy:--} ${said:--} $line"
+    done
+    return 0
+}
+
+# held PID: bytes that a process has read, or has mapped of files, whichever is more.
+held() {
+    most=0
+    while read -r key value _; do
+        [ "$key" = RssFile: ] && most=$((value * 1024))
+    done <"/proc/$1/status"
+    while read -r key value; do
+        [ "$key" = rchar: ] && [ "$value" -gt "$most" ] && most=$value
+    done <"/proc/$1/io"
+    echo "$most"
 }
 
 main "$@" </dev/null 2>/dev/null

@@ -29,6 +29,10 @@ class TunnelDown(ServerUnavailable):
     it."""
 
 
+class Dropped(ServerUnavailable):
+    """The connection was closed before a word came: a tunnel that leads nowhere, or a server that died."""
+
+
 @dataclass(slots=True)
 class Reply:
     """A response whose body has not been read. `lines` yields it line by line as it arrives."""
@@ -96,7 +100,7 @@ def request(endpoint: Endpoint, method: str, path: str, body: Mapping[str, Any] 
         except TimeoutError as exc:
             raise ServerUnavailable(f"no answer within {timeout:.0f} s") from exc
         except (OSError, http.client.HTTPException) as exc:
-            raise ServerUnavailable(f"the server dropped the request ({exc or type(exc).__name__})") from exc
+            raise Dropped(f"the server dropped the request ({exc or type(exc).__name__})") from exc
         yield Reply(response.status, response, connection)
     finally:
         connection.close()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.errors import ContextExceeded, RequestRejected, ServerUnavailable, StreamBroken, Unsupported
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
-from swarmctl.runtimes.http import Reply, TunnelDown, request
+from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
 from swarmctl.runtimes.toolcalls import CHOICES, Gathered, named, openai_message, refuse_schema
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class LlamaCpp:
             with request(endpoint, "POST", "/completion", ONE_TOKEN, connect_timeout=timeout,
                          timeout=timeout) as reply:
                 answer = reply.json() if reply.status == 200 else None
-        except TunnelDown as exc:
+        except (TunnelDown, Dropped) as exc:
             return Health("unreachable", str(exc))
         except (ServerUnavailable, OSError, http.client.HTTPException) as exc:
             return self._busy(endpoint) or Health("degraded", f"no token: {exc}")

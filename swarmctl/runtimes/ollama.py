@@ -3,20 +3,21 @@
 Facts checked against a real server (0.33): /api/chat streams JSON lines and ends with `done`; a stream
 without it is a failure; an `{"error": …}` line may come at any point of an answer that began with 200; times
 are nanoseconds. Models load on demand, so looking must not load: only a model that /api/ps lists is asked for
-a token.
+a token. While a model loads, /api/ps says nothing at all, and /api/version answers as ever.
 """
 
 from __future__ import annotations
 
 import http.client
 import json
+import re
 import time
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import RequestRejected, ServerUnavailable, StreamBroken, Unsupported
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
-from swarmctl.runtimes.http import Reply, TunnelDown, request
+from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
 from swarmctl.runtimes.toolcalls import ollama_calls, ollama_message
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from swarmctl.runtimes.base import Endpoint
 
 NANO = 1e-9
+#: seconds within which an Ollama that loads nothing lists its models, busy as it may be
+PS_TIMEOUT = 1.5
 FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length"}
 
 
@@ -35,21 +38,28 @@ class Ollama:
     name = "ollama"
 
     def ping(self, endpoint: Endpoint, *, timeout: float) -> bool:
-        """Whether the model is loaded. Raises TunnelDown and ServerUnavailable."""
-        return endpoint.model in _loaded(endpoint, timeout)
+        """Whether the model is loaded, as far as Ollama says: nothing is while it loads another.
+
+        Raises TunnelDown and ServerUnavailable.
+        """
+        loaded = _loaded(endpoint, timeout)
+        return loaded is not None and endpoint.model in loaded
 
     def health(self, endpoint: Endpoint, *, timeout: float) -> Health:
         """Ask a loaded model for one token; a model that is not loaded is idle, and stays so."""
         started = time.monotonic()
         try:
-            if not self.ping(endpoint, timeout=timeout):
+            loaded = _loaded(endpoint, timeout)
+            if loaded is None:
+                return Health("loading", "Ollama is loading a model, and says no more until it has")
+            if endpoint.model not in loaded:
                 return Health("idle", "not loaded; the next question loads it")
             body = {"model": endpoint.model, "prompt": "a", "raw": True, "stream": False,
                     "options": {"num_predict": 1}}
             with request(endpoint, "POST", "/api/generate", body, connect_timeout=timeout,
                          timeout=timeout) as reply:
                 answer = _object(reply)
-        except TunnelDown as exc:
+        except (TunnelDown, Dropped) as exc:
             return Health("unreachable", str(exc))
         except ServerUnavailable as exc:
             return Health("degraded", f"no token: {exc}")
@@ -73,13 +83,36 @@ class Ollama:
             yield from _chunks(reply, token_timeout)
 
 
-def _loaded(endpoint: Endpoint, timeout: float) -> frozenset[str]:
-    with request(endpoint, "GET", "/api/ps", connect_timeout=timeout, timeout=timeout) as reply:
-        models = _object(reply).get("models")
+def _loaded(endpoint: Endpoint, timeout: float) -> frozenset[str] | None:
+    """Names of the models in memory; None from an Ollama that lives and does not say, as it loads one."""
+    try:
+        with request(endpoint, "GET", "/api/ps", connect_timeout=timeout,
+                     timeout=min(timeout, PS_TIMEOUT)) as reply:
+            models = _object(reply).get("models")
+    except (TunnelDown, Dropped):
+        raise
+    except ServerUnavailable:
+        with request(endpoint, "GET", "/api/version", connect_timeout=timeout, timeout=timeout) as reply:
+            if "version" in _object(reply):
+                return None
+        raise
     if reply.status != 200 or not isinstance(models, list):
         raise ServerUnavailable(f"it does not answer as Ollama does (HTTP {reply.status})")
     names = {str(model.get("name")) for model in models if isinstance(model, dict)}
     return frozenset(names | {name.removesuffix(":latest") for name in names})
+
+
+def weights_of(endpoint: Endpoint, *, timeout: float) -> str | None:
+    """The file that a model's runner is started with, on the host; None where Ollama does not say. Loads
+    nothing."""
+    try:
+        with request(endpoint, "POST", "/api/show", {"model": endpoint.model}, connect_timeout=timeout,
+                     timeout=timeout) as reply:
+            said = str(_object(reply).get("modelfile") or "")
+    except ServerUnavailable:
+        return None
+    found = re.search(r"^FROM (/\S+)$", said, re.MULTILINE)
+    return found[1] if found else None
 
 
 def _body(endpoint: Endpoint, ask: ChatRequest) -> dict[str, Any]:

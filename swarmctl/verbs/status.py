@@ -14,32 +14,42 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.dispatch.marks import clear_mark, mark_down
 from swarmctl.dispatch.verify import gpus_lost
 from swarmctl.errors import CommandTimeout, ConnectionLost, HostUnreachable, ServerUnavailable, SwarmError
+from swarmctl.facts.ollama import OWN
+from swarmctl.facts.runners import of_ollama, runner_of, share_read
 from swarmctl.fleet.asleep import read_asleep, seen_awake
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.standing import read_aside
 from swarmctl.fleet.survey import survey
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.named import runtime
+from swarmctl.runtimes.ollama import weights_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
-    from swarmctl.facts import Facts
+    from swarmctl.facts import Facts, RunnerSeen, ServerSeen
     from swarmctl.fleet.remote import Remote
     from swarmctl.fleet.snapshot import Fleet, HostEntry, Served
     from swarmctl.inventory import Host, Inventory
     from swarmctl.paths import Paths
+    from swarmctl.runtimes.base import Health
 
 HEALTH_TIMEOUT = 20.0
 SLOTS_TIMEOUT = 2.0
 #: A host's survey, its tunnel and its servers' tokens together.
 HOST_TIMEOUT = 90.0
+#: states of a host in which some model of it cannot answer though it was brought up
+FAILED = ("unreachable", "degraded", "loading", "starting")
 
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
     """A model server: `state` as in runtimes.base.Health, slots at work, speeds in tokens per second. An
-    embedding model embeds a word in `seconds`, and has a prefill speed only."""
+    embedding model embeds a word in `seconds`, and has a prefill speed only.
+
+    What the host's own facts add: down (nothing runs or restarts it), no runtime (what it runs on is gone),
+    and of a load its `progress`, the share of the weights that is read (0 to 0.99).
+    """
 
     model: str
     runtime: str
@@ -53,12 +63,14 @@ class ServerStatus:
     decode_speed: float | None = None
     prefill_speed: float | None = None
     embedding: bool = False
+    progress: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class HostStatus:
-    """A host: `state` is ready, degraded (some server does not generate), idle (nothing wanted here), stopped
-    (wanted, not up), cordoned or draining (set aside, and otherwise well), off (intermittent) or unreachable.
+    """A host: `state` is ready, degraded (some server does not generate), loading or starting (what does not
+    generate is on its way), idle (nothing wanted here), stopped (wanted, not up), no runtime (nor is anything
+    installed), cordoned or draining (set aside, and otherwise well), off (intermittent) or unreachable.
     Memory and disk are bytes."""
 
     host: str
@@ -111,7 +123,7 @@ def _absent(paths: Paths, host: Host, why: SwarmError, now: float) -> HostStatus
 
 
 def _remember(paths: Paths, host: Host, found: HostStatus, now: float) -> None:
-    if host.intermittent and found.state == "degraded":
+    if host.intermittent and found.state in FAILED:
         mark_down(paths, host.name, found.detail, now, verify=True)
     else:
         clear_mark(paths, host.name)
@@ -121,7 +133,7 @@ def _remember(paths: Paths, host: Host, found: HostStatus, now: float) -> None:
 def _aside(paths: Paths, found: HostStatus) -> HostStatus:
     """Say that a host is set aside, unless something is wrong with it, which says more."""
     aside = read_aside(paths, found.host)
-    if aside is None or found.state == "degraded":
+    if aside is None or found.state in FAILED:
         return found
     return replace(found, state=aside.state, detail=f"since {aside.since_words}",
                    hint=f"swarmctl uncordon {found.host}")
@@ -131,10 +143,9 @@ def _look(paths: Paths, host: Host, entry: HostEntry | None, remote: Remote,
           ssh_config: str | None) -> HostStatus:
     facts = survey(remote, host, glance=True)
     served = entry.served if entry else ()
-    restarts = {server.name: server.restarts for server in facts.servers}
-    servers = tuple(_server(one, endpoint, restarts.get(one.server, 0))
+    servers = tuple(_server(one, endpoint, facts)
                     for one, endpoint in _endpoints(paths, host, served, ssh_config))
-    state, detail, hint = _state(host, servers)
+    state, detail, hint = _state(host, servers, facts)
     if entry and host.intermittent and (lost := gpus_lost(entry, facts)):
         state, detail, hint = "degraded", lost, f"swarmctl doctor {host.name}"
     return HostStatus(
@@ -156,7 +167,7 @@ def _endpoints(paths: Paths, host: Host, served: tuple[Served, ...],
     return [(one, Endpoint(socket=str(sockets[one.port]), model=one.called)) for one in served]
 
 
-def _server(served: Served, endpoint: Endpoint, restarts: int) -> ServerStatus:
+def _server(served: Served, endpoint: Endpoint, facts: Facts) -> ServerStatus:
     speaker = runtime(served.runtime, embedding=served.embedding)
     health = speaker.health(endpoint, timeout=HEALTH_TIMEOUT)
     busy = slots = None
@@ -166,28 +177,64 @@ def _server(served: Served, endpoint: Endpoint, restarts: int) -> ServerStatus:
             busy, slots = load.busy, load.slots
         except ServerUnavailable:
             pass  # it generated a token a moment ago; how busy it is stays unknown
-    return ServerStatus(served.model, served.runtime, served.port, health.state, health.detail,
-                        health.seconds,
-                        busy, slots, restarts, served.decode_speed, served.prefill_speed, served.embedding)
+    name = OWN if served.runtime == "ollama" else served.server
+    seen = next((server for server in facts.servers if server.name == name), None)
+    state, detail, progress = _stage(served, health, endpoint, facts, seen)
+    return ServerStatus(served.model, served.runtime, served.port, state, detail, health.seconds, busy, slots,
+                        seen.restarts if seen else 0, served.decode_speed, served.prefill_speed,
+                        served.embedding, progress)
 
 
-def _state(host: Host, servers: tuple[ServerStatus, ...]) -> tuple[str, str, str | None]:
+def _stage(served: Served, health: Health, endpoint: Endpoint, facts: Facts,
+           seen: ServerSeen | None) -> tuple[str, str, float | None]:
+    """What a server said, made exact by what its host knows: how far a load is, why nothing listens."""
+    if health.state in ("loading", "idle"):
+        runner = _runner(served, endpoint, facts, seen)
+        if runner is None or (health.state == "idle" and runner.state != "loading"):
+            return health.state, health.detail, None
+        share = share_read(runner, served.size)
+        far = f": {share:.0%} of {served.size / 1e9:.1f} GB read" if share is not None else ""
+        return "loading", f"loading its weights{far}", share
+    if health.state != "unreachable" or seen is None:
+        return health.state, health.detail, None
+    if not any(one.name == served.runtime for one in facts.runtimes):
+        return "no runtime", f"{served.runtime} is not installed there any more", None
+    again = f", after {seen.restarts} restarts" if seen.restarts else ""
+    if seen.pid is not None:
+        return "starting", f"its process runs and does not listen yet{again}", None
+    if seen.supervisor is not None:
+        return "starting", f"its supervisor is about to start it{again}", None
+    return "down", "nothing runs it, and nothing would start it again", None
+
+
+def _runner(served: Served, endpoint: Endpoint, facts: Facts, seen: ServerSeen | None) -> RunnerSeen | None:
+    """The process that holds a model, or is about to."""
+    if served.runtime != "ollama":
+        return runner_of(facts, seen.pid) if seen else None
+    runners = of_ollama(facts)
+    weights = weights_of(endpoint, timeout=SLOTS_TIMEOUT) if runners else None
+    return next((one for one in runners if weights and one.weights == weights), None)
+
+
+def _state(host: Host, servers: tuple[ServerStatus, ...], facts: Facts) -> tuple[str, str, str | None]:
     if not servers:
         if not host.models:
             return "idle", "no model is wanted here", None
+        if not facts.runtimes:
+            return "no runtime", "no runtime is installed, and its models are not up", "swarmctl up"
         return "stopped", "its models are not up", "swarmctl up"
     bad = [server for server in servers if server.state not in ("ready", "idle")]
     if not bad:
         return "ready", "", None
-    detail = "; ".join(f"{server.model}: {server.state}" for server in bad)
+    detail = "; ".join(f"{server.model}: {server.detail or server.state}" for server in bad)
+    states = {server.state for server in bad}
+    if states <= {"loading", "starting"}:
+        return "loading" if "loading" in states else "starting", detail, None
+    if states == {"no runtime"} or states == {"down"}:
+        return "degraded", detail, "swarmctl up"
     return "degraded", detail, f"swarmctl logs {host.name}, then swarmctl up"
 
 
 def _problems(facts: Facts) -> tuple[str, ...]:
     gpu = tuple(f"{gpu.name}: {gpu.problem}" for gpu in facts.gpus if gpu.problem)
     return (*facts.problems, *gpu)
-
-
-def failed(rows: list[HostStatus]) -> bool:
-    """Whether the report calls for exit code 3."""
-    return any(row.state in ("unreachable", "degraded") for row in rows)
