@@ -7,7 +7,9 @@ from typing import TYPE_CHECKING
 
 from swarmctl.errors import UsageError
 from swarmctl.fleet.holdings import holdings, known_models, take_stock
+from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.pool import over_hosts
+from swarmctl.fleet.releases import read, wanted
 from swarmctl.fleet.remote import connect
 from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.fleet.tunnels import open_tunnel
@@ -35,6 +37,15 @@ class Yard:
     paths: Paths
     inventory: Inventory
     source: Path
+    #: the inventory with what a rollback would return to, which hosts are to keep too
+    kept: Inventory | None = None
+
+    @classmethod
+    def of(cls, paths: Paths, source: Path) -> Yard:
+        """The hosts of an inventory, with its models' releases. Raises InventoryError."""
+        inventory, records = read_inventory(source), read(paths)
+        return cls(paths, wanted(inventory, records, paths), source,
+                   wanted(inventory, records, paths, previous=True))
 
     def fleet(self) -> Fleet | None:
         """The snapshot of this inventory."""
