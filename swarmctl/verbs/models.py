@@ -55,7 +55,7 @@ def listing(yard: Yard, only: Sequence[str] = ()) -> Iterator[tuple[Host, tuple[
             yield host, stock
             continue
         rows = []
-        for one in holdings(stock, yard.inventory, known):
+        for one in holdings(stock, yard.kept or yard.inventory, known):
             server = servers.get((host.name, one.runtime, one.tag or one.digest))
             rows.append(Row(one, last_used(yard.paths, host.name, server) if server else None))
         yield host, tuple(rows)
@@ -92,7 +92,7 @@ def waste(yard: Yard,
         if isinstance(stock, SwarmError):
             yield host, stock
         else:
-            yield host, (stock, tuple(one for one in holdings(stock, yard.inventory, known)
+            yield host, (stock, tuple(one for one in holdings(stock, yard.kept or yard.inventory, known)
                                       if one.ours and not one.wanted and not one.loaded and not one.used_by))
 
 
