@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from swarmctl.cli.history import history
 from swarmctl.errors import SomeHostsFailed, SwarmError, UsageError
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False,
                   help="List, fit, push, copy, pull, remove and prune the models on the hosts.")
+
+app.command("history")(history)
 
 HOSTS = typer.Option("--host", metavar="HOST", help="Only this host; may be given several times.")
 TO = typer.Option("--to", metavar="HOST", help="A host to bring it to; may be given several times.")
@@ -200,11 +203,10 @@ def _remove_all(yard: Yard, going: dict[str, tuple[Stock, tuple[Holding, ...]]],
 
 
 def _yard(ctx: typer.Context) -> Yard:
-    from swarmctl.fleet.inventory_file import read_inventory
     from swarmctl.fleet.yard import Yard
 
     context: Context = ctx.obj
-    return Yard(context.paths, read_inventory(context.inventory), context.inventory)
+    return Yard.of(context.paths, context.inventory)
 
 
 @contextmanager
