@@ -163,6 +163,8 @@ def _wanted_tags(host: Host, inventory: Inventory, known: Known) -> Iterator[str
         wish = inventory.models[placement.model]
         if wish.pulled:
             yield ollama_models.full_name(wish.pulled)
+        elif wish.release:
+            yield ollama_models.release_tag(wish.served_as, wish.release)
         elif placement.model in known.files:
             yield ollama_models.tag_name(placement.model, known.files[placement.model].sha256)
         elif wish.sha256:
