@@ -61,8 +61,8 @@ def deploy(
         planned = verb.plan(context.paths, context.inventory, wish)
         typer.echo(json.dumps(asdict(planned), indent=1) if as_json else plan_text(planned, wish.share))
         return
-    with _shown(quiet=as_json) as shown:
-        done = verb.deploy(context.paths, context.inventory, wish, _bring_up(context, shown), context.clock,
+    with showing(quiet=as_json) as shown:
+        done = verb.deploy(context.paths, context.inventory, wish, bring_up(context, shown), context.clock,
                            shown.note, shown.event)
     typer.echo(json.dumps(deployed_record(done), indent=1) if as_json else deployed_text(done))
     _verdict(done.failed)
@@ -147,8 +147,8 @@ def desk(context: Context, *, quiet: bool) -> Iterator[Desk]:
     """What changing a model's standing needs, while its progress is shown."""
     from swarmctl.verbs.releases import Desk
 
-    with _shown(quiet=quiet) as shown:
-        yield Desk(context.paths, context.inventory, _bring_up(context, shown), context.clock, who(),
+    with showing(quiet=quiet) as shown:
+        yield Desk(context.paths, context.inventory, bring_up(context, shown), context.clock, who(),
                    shown.note)
 
 
@@ -197,7 +197,7 @@ def deployed_record(done: Deployed) -> dict[str, Any]:
 
 
 @contextmanager
-def _shown(*, quiet: bool) -> Iterator[Shown]:
+def showing(*, quiet: bool) -> Iterator[Shown]:
     from swarmctl.cli.progress_view import Progress
     from swarmctl.cli.up import Shown
 
@@ -205,7 +205,7 @@ def _shown(*, quiet: bool) -> Iterator[Shown]:
         yield Shown(progress, quiet=quiet)
 
 
-def _bring_up(context: Context, shown: Shown) -> Any:  # noqa: ANN401  a fleet.roles.BringUp
+def bring_up(context: Context, shown: Shown) -> Any:  # noqa: ANN401  a fleet.roles.BringUp
     from swarmctl.verbs.up import up
 
     return partial(up, context.paths, context.inventory, _NoPlan(shown))
