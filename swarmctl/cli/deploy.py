@@ -198,6 +198,7 @@ def deployed_record(done: Deployed) -> dict[str, Any]:
 
 @contextmanager
 def showing(*, quiet: bool) -> Iterator[Shown]:
+    """Progress on stderr while the block runs."""
     from swarmctl.cli.progress_view import Progress
     from swarmctl.cli.up import Shown
 
@@ -206,6 +207,7 @@ def showing(*, quiet: bool) -> Iterator[Shown]:
 
 
 def bring_up(context: Context, shown: Shown) -> Any:  # noqa: ANN401  a fleet.roles.BringUp
+    """`up` as other verbs are handed it."""
     from swarmctl.verbs.up import up
 
     return partial(up, context.paths, context.inventory, _NoPlan(shown))

@@ -56,7 +56,7 @@ def evaluate(
     asked = Asked(new, against, None if dataset == "none" else dataset, capability, by, measure, judge,
                   Style(temperature, max_tokens, samples), limit)
     at = datetime.fromtimestamp(context.clock(), UTC).isoformat(timespec="seconds")
-    with _watch() as watch:
+    with watching() as watch:
         done = run(context.paths, asked, watch, at=at)
     if as_json:
         sys.stdout.write(json.dumps(done.report) + "\n")
@@ -66,7 +66,7 @@ def evaluate(
 
 
 @contextmanager
-def _watch() -> Iterator[Watch]:
+def watching() -> Iterator[Watch]:
     """Progress on stderr while the block runs."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
