@@ -89,17 +89,27 @@ def fit(ctx: typer.Context, host: Annotated[list[str] | None, HOSTS] = None,
 
 @app.command("push")
 def push(ctx: typer.Context,
-         file: Annotated[Path, typer.Argument(help="A GGUF file of this machine.")],
+         file: Annotated[Path, typer.Argument(help="A GGUF file of this machine, or a Hugging Face folder "
+                                                   "with safetensors weights.")],
          to: Annotated[list[str], TO],
          name: Annotated[str | None, typer.Option(help="What to call it; the file's name otherwise.")] = None,
          runtime: Annotated[str | None, RUNTIME] = None,
+         outtype: Annotated[str, typer.Option(help="Of a folder: the weights of the GGUF that is made of it: "
+                                                   "f16, bf16, f32 or q8_0.")] = "f16",
+         quantize: Annotated[str | None, typer.Option(help="Of a folder: what the GGUF is quantised to then, "
+                                                           "such as Q4_K_M.")] = None,
          as_json: Annotated[bool, AS_JSON] = False) -> None:
-    """Copy a GGUF file to hosts: a blob for llama.cpp, a model in Ollama. Sends nothing that is there."""
+    """Copy a model to hosts: a blob for llama.cpp, a model in Ollama. Sends nothing that is there.
+
+    Ollama takes a folder as it is, unless --outtype or --quantize asks for something else or it does not know
+    the architecture. For the others a GGUF is made of it on this machine, which needs torch and transformers.
+    """
     from swarmctl.verbs.models_move import push as verb
 
     yard = _yard(ctx)
     with _progress() as event:
-        moved = verb(yard, file, yard.chosen(to), event, name=name, runtime=_runtime(runtime))
+        moved = verb(yard, file, yard.chosen(to), event, name=name, runtime=_runtime(runtime),
+                     outtype=outtype, quantise=quantize)
     _show_moved(moved, as_json)
 
 

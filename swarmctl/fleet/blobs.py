@@ -127,28 +127,38 @@ def reaches(source: Place, to: Place) -> tuple[str, ...]:
 
 def into_ollama(at: Place, port: int, endpoint: Endpoint, blob: Blob, tag: str, *,
                 recipe: Mapping[str, Any] | None, tell: Teller) -> None:
-    """Make a model in the Ollama of a host out of a GGUF that lies at `at` there.
+    """Make a model in the Ollama of a host out of a GGUF that lies at `at` there. Raises ToolMissing,
+    DiskFull and ServerErrors."""
+    hand_over(at, port, endpoint, blob, tell)
+    make_model(at.remote.host, endpoint, tag, {"model.gguf": blob.sha256}, recipe=recipe, tell=tell)
 
-    The bytes take the short way on that host. Raises ToolMissing, DiskFull and ServerErrors.
-    """
-    if not ollama_models.has_blob(endpoint, blob.sha256):
-        tell("handing it to Ollama")
-        limit = transfer_time(blob.size)
-        done = at.remote.run(("sh", "-c", POST, "sh", at.path, str(port), blob.sha256), timeout=limit,
-                             check=False)
-        if done.exit_status == 4:
-            raise ToolMissing("curl is missing there, which hands Ollama its models", host=at.remote.host,
-                              hint="install curl on that host")
-        if done.exit_status != 0 or done.stdout.strip() not in ("200", "201"):
-            said = done.stderr.strip() or f"HTTP {done.stdout.strip()}"
-            raise TransferFailed(f"Ollama on port {port} did not take {blob.name}: {said}",
-                                 host=at.remote.host, hint="is its disk full? Its own log says so")
+
+def hand_over(at: Place, port: int, endpoint: Endpoint, blob: Blob, tell: Teller) -> None:
+    """Have the Ollama of a host take a file that lies at `at` there; the bytes take the short way on that
+    host. Raises ToolMissing, TransferFailed and ServerErrors."""
+    if ollama_models.has_blob(endpoint, blob.sha256):
+        return
+    tell("handing it to Ollama")
+    done = at.remote.run(("sh", "-c", POST, "sh", at.path, str(port), blob.sha256),
+                         timeout=transfer_time(blob.size), check=False)
+    if done.exit_status == 4:
+        raise ToolMissing("curl is missing there, which hands Ollama its models", host=at.remote.host,
+                          hint="install curl on that host")
+    if done.exit_status != 0 or done.stdout.strip() not in ("200", "201"):
+        said = done.stderr.strip() or f"HTTP {done.stdout.strip()}"
+        raise TransferFailed(f"Ollama on port {port} did not take {blob.name}: {said}",
+                             host=at.remote.host, hint="is its disk full? Its own log says so")
+
+
+def make_model(host: str, endpoint: Endpoint, tag: str, files: Mapping[str, str], *,
+               recipe: Mapping[str, Any] | None, tell: Teller) -> None:
+    """Have an Ollama make a model of what it was handed: file name → sha256. Raises DiskFull and
+    ServerErrors."""
     try:
-        ollama_models.create(endpoint, tag, {"model.gguf": blob.sha256}, recipe=recipe,
+        ollama_models.create(endpoint, tag, files, recipe=recipe,
                              tell=lambda stage: tell(f"Ollama: {stage.status[:60]}"))
     except SwarmError as exc:
-        raise type(exc)(f"Ollama could not make {tag}: {exc.message}", host=at.remote.host,
-                        hint=exc.hint) from exc
+        raise type(exc)(f"Ollama could not make {tag}: {exc.message}", host=host, hint=exc.hint) from exc
 
 
 def forget(at: Place) -> None:

@@ -42,13 +42,18 @@ class Road(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Brought:
-    """How bytes came to a host: whether any `moved`, by which `way`, whether `straight` from another host,
+    """How bytes came to a host: how many were `sent`, by which `way`, whether `straight` from another host,
     and `why` not, where that was tried."""
 
-    moved: bool
+    sent: int
     way: str
     straight: bool = False
     why: str = ""
+
+    @property
+    def moved(self) -> bool:
+        """Whether any had to."""
+        return self.sent > 0
 
     @property
     def told(self) -> str:
@@ -126,9 +131,9 @@ class Sharing:
                    why: str) -> Brought:
         try:
             if here:
-                found = Brought(from_here(here, to, blob, tell), "from this machine", why=why)
+                found = Brought(blob.size * from_here(here, to, blob, tell), "from this machine", why=why)
             elif there:
-                found = Brought(from_host(there, to, blob, tell),
+                found = Brought(blob.size * from_host(there, to, blob, tell),
                                 f"from {there.remote.host} through this machine", why=why)
             else:
                 raise ValueError("the bytes are somewhere")
@@ -142,7 +147,7 @@ class Sharing:
 
     def _straight(self, giver: Place, to: Place, blob: Blob, tell: Teller) -> Brought:
         with self._road(giver, to, blob) as (ssh, command, by):
-            return Brought(from_host(giver, to, blob, tell, ssh, command),
+            return Brought(blob.size * from_host(giver, to, blob, tell, ssh, command),
                            f"straight from {giver.remote.host}{by}", straight=True)
 
     @contextmanager

@@ -10,13 +10,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import SwarmError, UsageError
-from swarmctl.fleet.blobs import (
-    Place,
-    blob_path,
-    forget,
-    into_ollama,
-    passing_path,
-)
+from swarmctl.fleet.blobs import Place, blob_path, forget, into_ollama, passing_path
 from swarmctl.fleet.install import require_space, transfer_time
 from swarmctl.fleet.locks import HostLock
 from swarmctl.fleet.pool import over_hosts
@@ -29,6 +23,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from swarmctl.fleet.blobs import Blob
+    from swarmctl.fleet.folder_cargo import FolderCargo
     from swarmctl.fleet.holdings import OllamaStock, Stock
     from swarmctl.fleet.progress import Event
     from swarmctl.inventory import Host
@@ -59,13 +54,15 @@ class Moved:
 @dataclass(frozen=True, slots=True)
 class Cargo:
     """The bytes, and where they are: a file `here`, or a place on a host. `tag` and `recipe` make the Ollama
-    model."""
+    model. A `folder` is of several files instead: `blob` then is the whole of them, and only Ollama makes a
+    model of it."""
 
     blob: Blob
     tag: str
     here: Path | None = None
     there: Place | None = None
     recipe: Mapping[str, Any] | None = None
+    folder: FolderCargo | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +83,7 @@ def target(cargo: Cargo, stock: Stock, runtime: str | None, ssh_config: str | No
     """Where a model goes on a host. Raises UsageError where that host has no such runtime."""
     host, data_dir, sha = stock.host, stock.seen.data_dir, cargo.blob.sha256
     blob = any(one.sha256 == sha and one.size == cargo.blob.size for one in stock.seen.blobs)
-    kind = runtime or ("ollama" if host.ollama is not None and host.llamacpp is None else "llamacpp")
-    if kind == "llamacpp":
+    if runtime_for(host, runtime) == "llamacpp":
         place = Place(stock.remote, blob_path(data_dir, sha), data_dir, host.ssh, ssh_config)
         return Target(stock, place, None, has=blob, passing=False)
     ollama = ollama_of(stock)
@@ -95,6 +91,11 @@ def target(cargo: Cargo, stock: Stock, runtime: str | None, ssh_config: str | No
     there = any(tag.name == cargo.tag for tag in ollama.tags)
     return Target(stock, Place(stock.remote, path, data_dir, host.ssh, ssh_config), ollama, has=there,
                   passing=not blob, recipe=recipe)
+
+
+def runtime_for(host: Host, runtime: str | None) -> str:
+    """Whose model it becomes on a host: as told, else Ollama's where that is all there is."""
+    return runtime or ("ollama" if host.ollama is not None and host.llamacpp is None else "llamacpp")
 
 
 def ollama_of(stock: Stock) -> OllamaStock:
@@ -127,7 +128,7 @@ def spread(cargo: Cargo, targets: Sequence[Target], paths: Paths, event: Callabl
         done |= _all(arrived, lambda one: _make(cargo, one, done[one.stock.host.name], event))
     finally:
         for one in targets:
-            _leave(one, done.get(one.stock.host.name), paths.state)
+            _leave(cargo, one, done.get(one.stock.host.name), paths.state)
     return done
 
 
@@ -153,13 +154,14 @@ def _land(cargo: Cargo, to: Target, sharing: Sharing, state: Path,
         if to.ollama:
             require_space(to.place.remote, to.place.data_dir, blob.size * (3 if to.passing else 2),
                           f"model {blob.name}, which Ollama copies and rewrites,")
-        came = sharing.bring(blob, to.place, tell, here=cargo.here, there=cargo.there)
+        came = cargo.folder.bring(to.place, to.ollama, sharing, tell) if cargo.folder and to.ollama else \
+            sharing.bring(blob, to.place, tell, here=cargo.here, there=cargo.there)
     except SwarmError as exc:
         tell(exc.message, state="failed")
         raise
     tell(came.told, 1.0, state="done")
     return Moved(host, "moved" if came.moved or to.ollama else "there", _runtime(to), _name(cargo, to),
-                 came.way, came.why, came.straight, blob.size if came.moved else 0, time.monotonic() - began)
+                 came.way, came.why, came.straight, came.sent, time.monotonic() - began)
 
 
 def _make(cargo: Cargo, at: Target, landed: Moved | SwarmError, event: Callable[[Event], None]) -> Moved:
@@ -169,8 +171,12 @@ def _make(cargo: Cargo, at: Target, landed: Moved | SwarmError, event: Callable[
     began, tell = time.monotonic(), Teller(at.stock.host.name, 2, 2, f"create {cargo.tag}", event)
     tell("", state="begun")
     try:
-        into_ollama(at.place, at.ollama.port, at.ollama.endpoint, cargo.blob, cargo.tag,
-                    recipe=at.recipe or cargo.recipe, tell=tell)
+        recipe = at.recipe or cargo.recipe
+        if cargo.folder:
+            cargo.folder.make(at.place, at.ollama, cargo.tag, recipe, tell)
+        else:
+            into_ollama(at.place, at.ollama.port, at.ollama.endpoint, cargo.blob, cargo.tag, recipe=recipe,
+                        tell=tell)
     except SwarmError as exc:
         tell(exc.message, state="failed")
         raise
@@ -178,13 +184,14 @@ def _make(cargo: Cargo, at: Target, landed: Moved | SwarmError, event: Callable[
     return replace(landed, seconds=landed.seconds + time.monotonic() - began)
 
 
-def _leave(one: Target, found: Moved | SwarmError | None, state: Path) -> None:
+def _leave(cargo: Cargo, one: Target, found: Moved | SwarmError | None, state: Path) -> None:
     """Give the host back; bytes on their way into Ollama stay only where a next run would resume them."""
     if one.has or found is None:
         return
     try:
         if one.passing and one.ollama and not isinstance(found, SwarmError):
-            forget(one.place)
+            for place in cargo.folder.places(one.place) if cargo.folder else (one.place,):
+                forget(place)
         _lock(one, state).release()
     except SwarmError:
         return  # a host that is gone by now lets its lease expire

@@ -128,6 +128,13 @@ def card(endpoint: Endpoint, name: str, *, timeout: float = TIMEOUT) -> OllamaCa
     return OllamaCard(found["path"], found["digest"], {key: value for key, value in recipe.items() if value})
 
 
+def metadata(endpoint: Endpoint, name: str, *, timeout: float = TIMEOUT) -> Mapping[str, Any]:
+    """The key-value pairs of a model's GGUF, without its long lists. Raises RequestRejected where there is
+    none."""
+    found = _call(endpoint, "POST", "/api/show", {"model": name}, timeout).get("model_info")
+    return found if isinstance(found, dict) else {}
+
+
 def has_blob(endpoint: Endpoint, sha256: str, *, timeout: float = TIMEOUT) -> bool:
     """Whether the server holds these bytes."""
     with request(endpoint, "HEAD", f"/api/blobs/sha256:{sha256}", connect_timeout=timeout,

@@ -5,18 +5,31 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import CommandFailed, SwarmError, UsageError
 from swarmctl.fleet.blobs import Blob, Place, blob_path, size_there
+from swarmctl.fleet.folder_cargo import FolderCargo, NotForOllama, Part
+from swarmctl.fleet.gguf_make import file_hash, make_gguf
 from swarmctl.fleet.one_time_key import sweep
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
-from swarmctl.fleet.spread import HOST_LIMIT, Cargo, Moved, ollama_of, reports, spread, target
-from swarmctl.fleet.store import describe_file
+from swarmctl.fleet.spread import (
+    HOST_LIMIT,
+    Cargo,
+    Moved,
+    ollama_of,
+    reports,
+    runtime_for,
+    spread,
+    target,
+)
+from swarmctl.fleet.store import Store, describe_file
 from swarmctl.inventory import placed_on
 from swarmctl.runtimes import ollama_models
+from swarmctl.runtimes.hf_folder import as_sent, read_folder, same_model
 from swarmctl.runtimes.ollama_plan import plan_ollama
 from swarmctl.steps import CreateModel
 
@@ -28,19 +41,75 @@ if TYPE_CHECKING:
     from swarmctl.fleet.spread import Target
     from swarmctl.fleet.yard import Yard
     from swarmctl.inventory import Host
+    from swarmctl.runtimes.hf_folder import HfFolder
 
 
 def push(yard: Yard, file: Path, hosts: Sequence[Host], event: Callable[[Event], None], *,
-         name: str | None = None, runtime: str | None = None) -> tuple[Moved, ...]:
-    """Copy a GGUF file of this machine to hosts. Raises SwarmError where it is none."""
+         name: str | None = None, runtime: str | None = None, outtype: str = "f16",
+         quantise: str | None = None) -> tuple[Moved, ...]:
+    """Copy a GGUF file of this machine to hosts, or a Hugging Face folder with safetensors weights: Ollama
+    takes such a folder as it is, the rest get the GGUF that is made of it here, in `outtype` and then
+    quantised. Raises SwarmError where it is neither."""
     if file.is_dir():
-        raise UsageError(f"{file} is a folder, and models are pushed as one GGUF file",
-                         hint="llama.cpp's convert_hf_to_gguf.py makes one of a safetensors folder")
-    called = name or file.stem
-    model = describe_file(called, file.absolute(), yard.paths.store / "described")
-    cargo = Cargo(Blob(called, model.sha256, model.size), ollama_models.tag_name(called, model.sha256),
+        folder = read_folder(file.resolve())
+        return _push_folder(yard, folder, hosts, event, name or folder.path.name, runtime, outtype, quantise)
+    if quantise or outtype != "f16":
+        raise UsageError("a GGUF is pushed as it is", hint="--outtype and --quantize are for a folder of "
+                                                          "safetensors; llama-quantize changes a GGUF")
+    return _push_gguf(yard, file.absolute(), hosts, event, name or file.stem, runtime)
+
+
+def _push_gguf(yard: Yard, file: Path, hosts: Sequence[Host], event: Callable[[Event], None], name: str,
+               runtime: str | None) -> tuple[Moved, ...]:
+    model = describe_file(name, file, yard.paths.store / "described")
+    cargo = Cargo(Blob(name, model.sha256, model.size), ollama_models.tag_name(name, model.sha256),
                   here=Path(model.path))
     return _move(yard, cargo, hosts, runtime, event)
+
+
+def _push_folder(yard: Yard, folder: HfFolder, hosts: Sequence[Host], event: Callable[[Event], None],
+                 name: str, runtime: str | None, outtype: str, quantise: str | None) -> tuple[Moved, ...]:
+    """Ollamas first, as they are; whoever has none, or whose Ollama cannot convert this model, gets a
+    GGUF."""
+    store, done = Store.of(yard.paths, yard.inventory.airgap), {}
+    if not quantise and outtype == "f16":
+        able = [host for host in hosts if runtime_for(host, runtime) == "ollama"]
+        cargo = _folder_cargo(folder, name, store)
+        done = {one.host: one for one in _move(yard, cargo, able, "ollama", event)}
+    left = [host for host in hosts
+            if host.name not in done or isinstance(done[host.name].error, NotForOllama)]
+    if left:
+        tell = Teller("this machine", 1, 1, f"convert {name}", event)
+        tell("", state="begun")
+        try:
+            made = make_gguf(folder, name, store, outtype=outtype, quantise=quantise, tell=tell)
+        except SwarmError as exc:
+            tell(exc.message, state="failed")
+            if not done:
+                raise
+            failed = {host.name: Moved(host.name, "failed", error=_both(done.get(host.name), exc))
+                      for host in left}
+            return tuple((done | failed)[host.name] for host in hosts)
+        tell("", 1.0, state="done")
+        done |= {one.host: one for one in _push_gguf(yard, made, left, event, name, runtime)}
+    return tuple(done[host.name] for host in hosts)
+
+
+def _folder_cargo(folder: HfFolder, name: str, store: Store) -> Cargo:
+    small = as_sent(folder)
+    hashes = {file.name: file_hash(file, store.root) for file in folder.weights}
+    whole = same_model({**hashes, **{file: sha256(content).hexdigest() for file, content in small.items()}})
+    parts = tuple(Part(Blob(file.name, hashes[file.name], file.stat().st_size), file)
+                  for file in folder.weights)
+    return Cargo(Blob(name, whole, folder.size), ollama_models.tag_name(name, whole),
+                 folder=FolderCargo(folder, parts, small))
+
+
+def _both(before: Moved | None, exc: SwarmError) -> SwarmError:
+    """Why Ollama would not, and why there is no GGUF."""
+    if before is None or before.error is None:
+        return exc
+    return SwarmError(f"{before.error.message}; and to GGUF: {exc.message}", host=before.host, hint=exc.hint)
 
 
 def copy(yard: Yard, name: str, source: Host, hosts: Sequence[Host], event: Callable[[Event], None], *,
