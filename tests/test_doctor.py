@@ -27,7 +27,7 @@ from swarmctl.fleet.examine import examine
 from swarmctl.fleet.host_shell import script
 from swarmctl.fleet.local import LocalRemote
 from swarmctl.fleet.snapshot import read_fleet
-from swarmctl.inventory import Host, LlamaCppWish
+from swarmctl.inventory import Host, LlamaCppWish, Placement
 from swarmctl.paths import Paths
 
 pytestmark = pytest.mark.timeout(280)
@@ -122,6 +122,10 @@ def test_a_build_for_the_cpu_beside_a_gpu_is_found_unless_it_is_wanted():
     assert rules(patient(host=wanted, claims=[claim()], servers=text)) == []
     none = replace(healthy(), gpus=())
     assert rules(patient(none, claims=[claim()], servers=text)) == []
+    no_layers = text.replace("--n-gpu-layers all", "--n-gpu-layers 0")
+    assert rules(patient(claims=[claim()], servers=no_layers)) == [("cpu_fallback", "error")]
+    layers = Host("worlock", "worlock", models=(Placement("large", flags={"n-gpu-layers": 0}),))
+    assert rules(patient(host=layers, claims=[claim()], servers=no_layers)) == []
 
 
 def test_layers_that_were_never_meant_for_a_gpu_are_no_fallback():

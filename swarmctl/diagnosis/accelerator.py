@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from swarmctl.diagnosis.finding import Finding, there
 from swarmctl.diagnosis.throttling import throttling_findings
+from swarmctl.inventory import LlamaCppWish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,9 +70,11 @@ def _drivers(patient: Patient) -> Iterator[Finding]:
 
 
 def _llamacpp(patient: Patient, exam: ServerExam, gpus: list[Gpu]) -> Iterator[Finding]:
-    if exam.option("n-gpu-layers") == "0" or not exam.argv or _backend(patient) == "cpu":
+    if not exam.argv or _on_cpu_by_wish(patient, exam):
         return
-    seen = _no_gpu_build(exam) or _no_gpu_log(exam) or _no_gpu_process(patient, exam)
+    seen = _no_gpu_build(exam)
+    if not seen and exam.option("n-gpu-layers") != "0":
+        seen = _no_gpu_log(exam) or _no_gpu_process(patient, exam)
     if not seen:
         return
     host = patient.host.name
@@ -82,8 +85,14 @@ def _llamacpp(patient: Patient, exam: ServerExam, gpus: list[Gpu]) -> Iterator[F
                   SLOW, mend)
 
 
-def _backend(patient: Patient) -> str:
-    return patient.host.llamacpp.backend if patient.host.llamacpp else "auto"
+def _on_cpu_by_wish(patient: Patient, exam: ServerExam) -> bool:
+    """Whether the inventory says so: by the backend, or by `n-gpu-layers: 0`. A build without GPU support is
+    started with no layers on a GPU, whatever was wished."""
+    wish = patient.host.llamacpp or LlamaCppWish()
+    model = next((claim.model for claim in patient.claims if claim.server == exam.name), exam.name)
+    placed = (placement.flags for placement in patient.host.models if placement.model == model)
+    flags = {**wish.flags, **next(placed, {})}
+    return wish.backend == "cpu" or str(flags.get("n-gpu-layers", "")) == "0"
 
 
 def _no_gpu_build(exam: ServerExam) -> str:

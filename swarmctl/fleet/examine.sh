@@ -153,6 +153,7 @@ supervisors() {
         port=$(sed -n 's/.*--port[ =]\([0-9]*\).*/\1/p; s/.*OLLAMA_HOST=[^ ]*:\([0-9]*\).*/\1/p' "$folder/run" 2>/dev/null |
             head -n 1)
         [ "$(cat "$folder/supervisor.pid" 2>/dev/null || echo "$pid")" = "$pid" ] || continue
+        [ -d /proc/self ] && [ ! -d "/proc/$pid" ] && continue # it has just ended
         echo "supervisor $pid $user ${port:--} $(cat "$folder/restarts" 2>/dev/null || echo -) $folder"
     done
     have systemctl && [ -d /run/systemd/system ] &&
