@@ -171,7 +171,8 @@ def test_the_script_reads_a_cards_files(tmp_path):
                        "pp_dpm_sclk": "0: 500Mhz *\n1: 2575Mhz"}.items():
         (card / name).write_text(text + "\n")
     for name, text in {"temp1_input": "41000", "temp1_crit": "100000", "temp2_input": "47000",
-                       "temp2_crit": "110000", "power1_average": "21000000", "power1_cap": "280000000"}.items():
+                       "temp2_crit": "110000", "power1_average": "21000000",
+                       "power1_cap": "280000000"}.items():
         (monitor / name).write_text(text + "\n")
     if shutil.which("unshare") is None:
         pytest.skip("there is no unshare here")
