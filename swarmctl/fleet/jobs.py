@@ -85,15 +85,21 @@ def start(remote: Remote, data_dir: str, spec: Spec, files: Mapping[str, Path], 
     repeated, and a job that runs is left alone. With other stages in the spec it is a second job on the
     same folder.
     """
-    folder = run_folder(data_dir, spec.run)
-    remote.run(("sh", "-c", MAKE, "sh", folder), timeout=ASK_LIMIT)
-    for name, path in files.items():
-        size = path.stat().st_size
-        remote.put(path, f"{folder}/{name}", sha256=sha256_of(path), timeout=transfer_time(size),
-                   progress=progress)
+    folder = put_files(remote, data_dir, spec.run, files, progress)
     _write(remote, folder, "spec.json", spec.to_json())
     _write(remote, folder, "job", _job_script(python, code))
     return ask(remote, folder, "start")
+
+
+def put_files(remote: Remote, data_dir: str, run: str, files: Mapping[str, Path],
+              progress: Callable[[int], None] | None = None) -> str:
+    """Put files (path in the run's folder → file here) into a run's folder, which is made; its path there."""
+    folder = run_folder(data_dir, run)
+    remote.run(("sh", "-c", MAKE, "sh", folder), timeout=ASK_LIMIT)
+    for name, path in files.items():
+        remote.put(path, f"{folder}/{name}", sha256=sha256_of(path),
+                   timeout=transfer_time(path.stat().st_size), progress=progress)
+    return folder
 
 
 def resume(remote: Remote, data_dir: str, run: str) -> JobState:
@@ -188,6 +194,11 @@ def remove(remote: Remote, data_dir: str, run: str) -> None:
     """Remove a run's folder. Raises JobFailed while its job runs."""
     if not state(remote, data_dir, run).ended:
         raise JobFailed(f"run {run} is running", host=remote.host, hint=f"`swarmctl jobs cancel {run}` first")
+    remove_folder(remote, data_dir, run)
+
+
+def remove_folder(remote: Remote, data_dir: str, run: str) -> None:
+    """Remove the folder of a run that has no job, or none that runs."""
     remote.run(("sh", "-c", REMOVE, "sh", run_folder(data_dir, run)), timeout=600)
 
 

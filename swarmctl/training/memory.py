@@ -94,7 +94,7 @@ def disk_needed(recipe: Recipe, shape: ModelShape, *, weights: int, dataset: int
         Part("dataset", 3 * dataset, "as sent, and as the trainer unpacks it"),
         Part("checkpoints", CHECKPOINTS * trained * 12, f"{CHECKPOINTS} x {trained:,} trained x 12 bytes"),
         Part("adapter" if adapter else "trained weights", trained * 4, f"{trained:,} x 4 bytes"),
-        Part("merged model", 2 * merged, f"{shape.parameters:,} x {shape.stored} bytes, twice while it is written"),
+        Part("merged model", 2 * merged, f"{shape.parameters:,} x {shape.stored} bytes, twice over"),
         Part("GGUF", shape.parameters * 3, "in 16 bits and quantised, for deploy"),
         Part("training environment", environment, "made once" if environment else "there already"),
     ), has)

@@ -1,0 +1,260 @@
+"""`swarmctl train`: a recipe becomes a job on the host that fits, checked before it starts, detached once
+it runs.
+
+Preflight refuses what would fail after an hour: too little memory or disk, a model that llama.cpp cannot
+convert, rows that are too long, a chat template that is not the served one's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from swarmctl.errors import CommandFailed, SwarmError, Unfit, UsageError
+from swarmctl.fleet import jobs
+from swarmctl.fleet.pool import over_hosts
+from swarmctl.fleet.progress import Teller
+from swarmctl.fleet.remote import connect
+from swarmctl.fleet.runs import Run, at, finished, keep_run, record, run_id, who
+from swarmctl.fleet.survey import survey
+from swarmctl.fleet.train_env import SIZE, training_python
+from swarmctl.fleet.training import Ordered, order, parquet
+from swarmctl.fleet.weights import put_weights
+from swarmctl.training.plan import Load, fitting, spec_of
+from swarmctl.training.precision import gpus_for_training
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
+
+    from swarmctl.facts import Facts
+    from swarmctl.fleet.progress import Event
+    from swarmctl.fleet.shell import ShellRemote
+    from swarmctl.inventory import Host
+    from swarmctl.paths import Paths
+    from swarmctl.training.plan import Fitting
+
+SURVEY_LIMIT = 60.0
+EXAMINE_LIMIT = 600.0
+
+
+class Watcher(Protocol):
+    """Who is told while `train` works."""
+
+    def note(self, text: str) -> None:
+        """Something worth a line."""
+
+    def event(self, event: Event) -> None:
+        """How a step of the preparation goes."""
+
+    def preflight(self, found: Preflight) -> None:
+        """What was found and reckoned, before anything starts."""
+
+    def progress(self, run: Run, record: dict[str, Any]) -> None:
+        """One record of the job's own progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Preflight:
+    """What a training would be on the chosen host. `rows` is what jobs.examine found of the dataset and
+    template."""
+
+    host: str
+    fit: Fitting
+    rows: Mapping[str, Any]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A host that could train, as it is now."""
+
+    host: Host
+    remote: ShellRemote
+    seen: Facts
+    fit: Fitting
+    busy: tuple[str, ...] = ()
+
+
+def train(paths: Paths, inventory_path: Path, recipe: str, watcher: Watcher, *, host: str | None = None,
+          dataset: str = "latest", model: str | None = None, given: Sequence[str] = (), follow: bool = True,
+          dry_run: bool = False, now: Callable[[], float] = time.time) -> Run | None:
+    """Train a model by a recipe; the run. With `follow`, return once it is done; None after a dry run.
+
+    Raises RecipeError, UsageError, Unfit (nothing was started), JobFailed and RemoteErrors.
+    """
+    wanted = order(paths, inventory_path, recipe, dataset=dataset, model=model, given=given)
+    chosen = choose(wanted, host, watcher)
+    try:
+        return _on_host(wanted, chosen, watcher, follow=follow, dry_run=dry_run, now=now)
+    finally:
+        chosen.remote.close()
+
+
+def choose(wanted: Ordered, named: str | None, watcher: Watcher) -> Candidate:
+    """The host that trains: the named one, else the fittest of those with the role `train` that is free.
+
+    Raises UsageError where none has the role, Unfit where it fits none.
+    """
+    hosts = _hosts(wanted, named)
+    looks = over_hosts(hosts, lambda host: _look(wanted, host), timeout=SURVEY_LIMIT)
+    found = {host.name: one for host, one in looks}
+    able = [one for host in hosts if isinstance(one := found[host.name], Candidate)]
+    for name, one in found.items():
+        if isinstance(one, SwarmError):
+            watcher.note(f"{name} cannot be looked at: {one}")
+    fit = [one for one in able if not one.fit.lacks]
+    if not fit and len(able) == 1:
+        raise _unfit(able[0])
+    if not fit:
+        reasons = "; ".join(f"{one.host.name}: {_short(one)}" for one in able) or "; ".join(
+            str(one) for one in found.values())
+        raise Unfit(f"no host can train this: {reasons}", hint="dpo-qlora and a smaller max_length take less")
+    best = max(fit, key=_speed)
+    if named is None and len(able) > 1:
+        watcher.note(f"{best.host.name} trains: of {len(able)} hosts it fits and is the fastest that is free")
+    for one in able:
+        if one is not best:
+            one.remote.close()
+    return best
+
+
+def _on_host(wanted: Ordered, chosen: Candidate, watcher: Watcher, *, follow: bool, dry_run: bool,
+             now: Callable[[], float]) -> Run | None:
+    remote, data_dir = chosen.remote, chosen.seen.data_dir
+    if chosen.busy:
+        watcher.note(f"{chosen.host.name} is training already: {', '.join(chosen.busy)}")
+    steps = ("training environment", "job code", "base weights", "examine the dataset")
+    tell = [Teller(chosen.host.name, number, len(steps), title, watcher.event) for number, title in
+            enumerate(steps, 1)]
+    python = training_python(remote, chosen.host, chosen.seen, wanted.paths, tell[0])
+    tell[0](python, 1.0, "done")
+    code = jobs.put_code(remote, data_dir)
+    base = str(wanted.weights.path) if chosen.host.local else put_weights(
+        remote, wanted.weights, data_dir, tell[2])
+    tell[2](base, 1.0, "done")
+    run = Run(run_id(wanted.recipe.name, now()), chosen.host.name, data_dir, wanted.recipe.name,
+              wanted.recipe.trainer, wanted.model, str(wanted.weights.path), wanted.dataset.name,
+              at(now()), who())
+    files = {f"data/{path.name}": path for path in parquet(wanted.dataset)}
+    put = jobs.put_files(remote, data_dir, run.id, files)
+    rows = _examine(remote, wanted, python, code, base, f"{put}/data")
+    tell[3](f"{rows['rows']} rows, the longest {rows['longest']} tokens", 1.0, "done")
+    found = _judged(wanted, chosen, rows)
+    watcher.preflight(found)
+    if dry_run or found.fit.lacks:
+        jobs.remove_folder(remote, data_dir, run.id)
+        if found.fit.lacks:
+            raise _unfit(replace(chosen, fit=found.fit))
+        return None
+    run = replace(run, plan=_planned(found))
+    spec = spec_of(wanted.recipe, found.fit, run=run.id, model=base, deepspeed=None)
+    keep_run(wanted.paths, run)
+    record(wanted.paths, run, "start", now())
+    jobs.start(remote, data_dir, spec, {}, python=python, code=code)
+    watcher.note(f"run {run.id} on {run.host}, which needs this terminal no more: "
+                 f"`swarmctl jobs follow {run.id}`")
+    if follow:
+        ended = jobs.watch(remote, run.data_dir, run.id, lambda one: watcher.progress(run, one))
+        finished(wanted.paths, run, ended, now())
+    return run
+
+
+def _hosts(wanted: Ordered, named: str | None) -> tuple[Host, ...]:
+    there = wanted.inventory.hosts
+    if named is not None:
+        found = tuple(host for host in there if host.name == named)
+        if not found:
+            raise UsageError(f"the inventory has no host {named}",
+                             hint=f"it has {', '.join(host.name for host in there)}")
+        return found
+    found = tuple(host for host in there if "train" in host.roles)
+    if not found:
+        raise UsageError("no host of the inventory has the role train",
+                         hint="give one `roles: [inference, train]`, or name one with --host")
+    return found
+
+
+def _look(wanted: Ordered, host: Host) -> Candidate:
+    remote = connect(host, wanted.paths, wanted.inventory.ssh_config)
+    seen = survey(remote, host)
+    size = sum(path.stat().st_size for path in parquet(wanted.dataset))
+    there = _true(remote, "test", "-d", f"{seen.data_dir}/weights/{wanted.weights.digest[:12]}")
+    adopted = host.train is not None and host.train.python is not None
+    made = adopted or _true(remote, "sh", "-c", 'ls "$1"/envs/*/.complete', "sh", seen.data_dir)
+    longest = wanted.recipe.keys.get("max_length") or 1024
+    load = Load(longest, 0 if there or host.local else wanted.weights.size, size, 0 if made else SIZE)
+    running = tuple(one.run for one in jobs.states(remote, seen.data_dir) if one.state == "running")
+    fit = fitting(wanted.recipe, wanted.shape, load, seen, host.limits)
+    return Candidate(host, remote, seen, fit, running)
+
+
+def _true(remote: ShellRemote, *argv: str) -> bool:
+    return remote.run(argv, timeout=SURVEY_LIMIT, check=False).exit_status == 0
+
+
+def _speed(one: Candidate) -> tuple[bool, int, int]:
+    """What makes a host the better one to train on: nothing training there, GPU memory, threads."""
+    memory = sum(gpu.memory or 0 for gpu in gpus_for_training(one.seen))
+    return not one.busy, memory, one.seen.cpu.threads
+
+
+def _examine(remote: ShellRemote, wanted: Ordered, python: str, code: str, base: str,
+             data: str) -> Mapping[str, Any]:
+    length = str(wanted.recipe.keys.get("max_length", 1024) or 0)
+    argv = ("env", f"PYTHONPATH={code}", python, "-m", "swarmctl.jobs.examine", base, data,
+            wanted.recipe.trainer, length)
+    try:
+        done = remote.run(argv, timeout=EXAMINE_LIMIT)
+        found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    except CommandFailed as exc:
+        said = (exc.stderr.strip().splitlines() or [exc.message])[-1]
+        raise Unfit(f"the dataset and the tokenizer do not go together: {said}", host=remote.host,
+                    hint=f"is {wanted.dataset} a dataset for {wanted.recipe.trainer}?") from exc
+    return found
+
+
+def _judged(wanted: Ordered, chosen: Candidate, rows: Mapping[str, Any]) -> Preflight:
+    """The arithmetic again, with the true length of rows; and what speaks against it. Raises Unfit."""
+    if not rows["rows"]:
+        raise Unfit(f"{wanted.dataset.name} has no rows to train on")
+    if not rows["template"]:
+        raise Unfit("the model's tokenizer has no chat template, so nobody could ask it as it was trained",
+                    hint="train from a chat (instruct) model")
+    share = rows["dropped"] / rows["looked"]
+    if share > wanted.recipe.own.dropped:
+        raise Unfit(f"{share:.0%} of the rows have prompts of max_length tokens or more and would be dropped",
+                    hint=f"raise max_length (the longest row has {rows['longest']} tokens), or allow it: "
+                         f"swarmctl: {{dropped: {share:.2f}}}")
+    load = Load(rows["longest"], 0, 0, 0)
+    fit = fitting(wanted.recipe, wanted.shape, load, chosen.seen, chosen.host.limits)
+    notes = [f"{rows['cut']} of {rows['looked']} rows are longer than max_length and lose their end"] * bool(
+        rows["cut"])
+    return Preflight(chosen.host.name, replace(fit, disk=chosen.fit.disk), rows, tuple(notes))
+
+
+def _planned(found: Preflight) -> dict[str, Any]:
+    """What run.json keeps of the plan."""
+    fit = found.fit
+    return {"precision": fit.precision, "why": fit.why, "processes": fit.processes, "threads": fit.threads,
+            "memory": asdict(fit.memory), "disk": asdict(fit.disk), "rows": found.rows["rows"],
+            "longest": found.rows["longest"]}
+
+
+def _unfit(one: Candidate) -> Unfit:
+    return Unfit(f"it does not fit: {_short(one)}", host=one.host.name,
+                 hint="\n".join(line for each in one.fit.lacks for line in arithmetic(each)))
+
+
+def _short(one: Candidate) -> str:
+    return "; ".join(f"{each.of}: {each.needs / 1e9:,.1f} GB needed, {each.has / 1e9:,.1f} GB there"
+                     for each in one.fit.lacks)
+
+
+def arithmetic(one: Any) -> list[str]:  # noqa: ANN401  a Sum
+    """A sum as lines that a person can follow."""
+    lines = [f"{part.size / 1e6:>12,.1f} MB  {part.name} ({part.how})" for part in one.parts]
+    word = "fits in" if one.fits else "MORE THAN"
+    return [*lines, f"{one.needs / 1e6:>12,.1f} MB  in all; {word} the {one.has / 1e6:,.1f} MB of {one.of}"]
