@@ -38,7 +38,7 @@ class LocalRemote(ShellRemote):
             output, error = Output(sink), Output()
             try:
                 finished = _drain(process, output, error, started + timeout)
-            except BaseException:
+            except BaseException:  # Ctrl-C too: what we started does not outlive us; raised again
                 _end_group(process)
                 raise
             if not finished:

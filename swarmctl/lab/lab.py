@@ -211,7 +211,7 @@ class Lab:
                 network.make_namespaces(self._spaces())
             for host in self.hosts:
                 host.start()
-        except BaseException:
+        except BaseException:  # Ctrl-C above all: no half lab is left running; raised again
             self.stop()
             raise
 

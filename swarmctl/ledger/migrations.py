@@ -117,7 +117,7 @@ def _take(connection: Any, step: Migration) -> None:  # noqa: ANN401
         connection.execute(step.sql)
         connection.execute("INSERT INTO migrations VALUES (?, ?, epoch_ms(epoch_ms(current_timestamp)))",
                            [step.number, step.name])
-    except BaseException:
+    except BaseException:  # Ctrl-C too must leave no half step; raised again
         connection.rollback()
         raise
     connection.commit()

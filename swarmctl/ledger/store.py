@@ -159,7 +159,7 @@ def _take_in(connection: Any, folder: Path) -> Synced:  # noqa: ANN401
         for path in journal.files(folder):
             mark = marks.get(path.name, (0, 0))
             synced = _take_file(connection, path, mark, synced)
-    except BaseException:
+    except BaseException:  # Ctrl-C too: marks and rows are taken in together or not; raised again
         connection.rollback()
         raise
     connection.commit()
