@@ -92,9 +92,9 @@ def _fights(patient: Patient) -> Iterator[Finding]:
             by_port.setdefault(one.port, []).append(f"pid {one.pid} of {one.user} for {one.folder}")
     for port, keepers in by_port.items():
         if len(keepers) > 1:
-            names = " and ".join(keeper.rpartition("/")[2] + " " for keeper in keepers)
+            names = " and ".join(keeper.rpartition("/")[2] for keeper in keepers)
             yield Finding(host.name, "two_supervisors", "error",
-                          f"{len(keepers)} supervisors start a server on port {port}: {names.strip()} fight",
+                          f"{len(keepers)} supervisors start a server on port {port}: {names} fight",
                           "; ".join(keepers),
                           "only one can listen; the other's server is started and ends without end",
                           there(host, f"kill {_stranger(patient, port)}") + "    # the one not wanted")
