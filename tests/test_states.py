@@ -13,14 +13,18 @@ import shutil
 import signal
 import subprocess
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from recorded import paths_under
 from running import Cli, ask_json, slowed
 from stocked import free_ports, stock
 from test_ollama import FOLDER
 from test_ollama_up import airgap, release  # noqa: F401  fixtures
+from test_routing import SMALL
 
+from swarmctl.dispatch.in_flight import count_in_flight, in_flight
 from swarmctl.dispatch.marks import read_mark
 from swarmctl.facts import parse_facts
 from swarmctl.facts.runners import share_read
@@ -207,6 +211,44 @@ def test_a_server_that_nothing_runs_is_down_and_one_without_a_runtime_says_so(he
     here.run("up", limit=300)
     assert here.look()["state"] == "ready"
     assert ask_json(here, "hello", "-m", "big", "--max-tokens", "2")["host"] == "here"
+
+
+def test_drain_waits_for_what_an_ollama_answers_whoever_asked(here):
+    """The question comes past swarmctl; a runner tells neither us nor Ollama that it is busy."""
+    served = next(one for one in json.loads(here.paths.fleet.read_text())["hosts"][0]["served"]
+                  if one["runtime"] == "ollama")
+    schema = {"type": "array", "items": {"type": "integer"}, "minItems": 30, "maxItems": 30}
+    body = json.dumps({"model": served["tag"], "stream": True, "format": schema,
+                       "messages": [{"role": "user", "content": "count"}]})
+    argv = ("curl", "-sN", "-d", body, f"http://127.0.0.1:{here.port}/api/chat")
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as asking:
+        assert asking.stdout.read(10)
+        (runner,) = children(here.pid("ollama"))
+        with slowed(runner, 0.2):
+            late = here.run("drain", "here", "--timeout", "1", status=1)
+            assert "1 answer still under way after 1 s" in late.stderr
+            assert asking.poll() is None
+        done = json.loads(here.run("drain", "here", "--json").stdout)
+        assert done["busy"] == 0
+        rest = asking.stdout.read()
+        assert b'"done":true' in rest, "the answer ended as it would have"
+    here.run("uncordon", "here")
+
+
+def test_questions_under_way_at_an_ollama_are_counted_and_those_of_dead_processes_are_not(tmp_path):
+    paths, ollama = paths_under(tmp_path), replace(SMALL, runtime="ollama")
+    with in_flight(paths, ollama), in_flight(paths, ollama):
+        assert count_in_flight(paths, ollama) == 2
+        with in_flight(paths, SMALL):
+            assert count_in_flight(paths, ollama) == 2, "a llama.cpp server counts for itself"
+        assert count_in_flight(paths, replace(ollama, server="other")) == 0
+    (folder,) = (paths.state / "in-flight").iterdir()
+    gone = subprocess.Popen(("true",))
+    gone.wait()
+    (folder / f"{gone.pid}-abc").touch()
+    (folder / "nonsense").touch()
+    assert count_in_flight(paths, ollama) == 0
+    assert list(folder.iterdir()) == []
 
 
 PROBED = """

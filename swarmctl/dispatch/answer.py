@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
+from swarmctl.dispatch.in_flight import in_flight
 from swarmctl.dispatch.marks import clear_mark, mark_down
 from swarmctl.errors import (
     ContextExceeded,
@@ -119,7 +120,7 @@ class _Run:
     def stream(self) -> Outcome:
         last: Chunk | None = None
         try:
-            with closing(self._chunks()) as chunks:
+            with in_flight(self.swarm.paths, self.price.candidate), closing(self._chunks()) as chunks:
                 for last in chunks:
                     self._take(last)
         except KeyboardInterrupt as exc:

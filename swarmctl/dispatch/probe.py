@@ -12,6 +12,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from swarmctl.dispatch.in_flight import TELLING, count_in_flight
 from swarmctl.dispatch.marks import mark_down, read_mark
 from swarmctl.dispatch.verify import Verification
 from swarmctl.errors import ServerUnavailable
@@ -114,10 +115,13 @@ def _look(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
         return Standing(out=str(exc))
     if not loaded:
         return Standing(loaded=False)
-    return _busy(candidate, endpoint)
+    return _busy(swarm, candidate, endpoint)
 
 
-def _busy(candidate: Candidate, endpoint: Endpoint) -> Standing:
+def _busy(swarm: Swarm, candidate: Candidate, endpoint: Endpoint) -> Standing:
+    """What the server counts; of one that does not count, what this machine has under way there."""
+    if candidate.runtime not in TELLING:
+        return Standing(busy=count_in_flight(swarm.paths, candidate), slots=candidate.parallel)
     try:
         load = runtime(candidate.runtime).load(endpoint, timeout=SLOTS_TIMEOUT)
     except ServerUnavailable:
