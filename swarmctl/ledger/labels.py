@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarmctl.exchange import Message, ToolCall
 from swarmctl.learning.labels import Answer, Choice, Labels, Vote
+from swarmctl.learning.topics import Prompt
 from swarmctl.ledger import store
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ VOTES = """
     SELECT id, exchange, terminal, epoch(at_utc), score, stars, correction, undoes FROM ratings ORDER BY id"""
 CHOICES = """SELECT id, terminal, epoch(at_utc), a, b, choice FROM comparisons ORDER BY id"""
 QUESTIONS = """
-    SELECT e.id, epoch(e.at_utc), e.question, e.model, e.digest, e.category, r.score
+    SELECT e.id, epoch(e.at_utc), e.question, e.model, e.digest, r.score
     FROM exchanges e LEFT JOIN current_ratings r ON r.exchange = e.id
     WHERE e.question IS NOT NULL AND trim(e.question) <> '' ORDER BY e.id"""
 
@@ -49,6 +50,16 @@ def read_labels(paths: Paths) -> Labels:
                         for one, exchange, terminal, seconds, score, stars, correction, undoes in votes),
                   tuple(Choice(one, terminal or "", seconds or 0.0, a, b, side)
                         for one, terminal, seconds, a, b, side in choices))
+
+
+def read_prompts(paths: Paths) -> tuple[Prompt, ...]:
+    """Bring the ledger up to date and read every question that was asked, oldest first. Raises
+    LedgerError."""
+    store.sync(paths)
+    with store.open_ledger(paths, read_only=True) as connection:
+        rows = connection.execute(QUESTIONS).fetchall()
+    return tuple(Prompt(one, seconds or 0.0, text, model, digest or "", score)
+                 for one, seconds, text, model, digest, score in rows)
 
 
 def _answer(identity: str, at: str | None, text: str | None, finish: str | None, model: str,
