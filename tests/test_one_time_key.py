@@ -10,15 +10,24 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from test_models import LARGE, SMALL, Swarm, digest, teller
+from test_models import LARGE, SMALL, Swarm, digest, mixed, needs_ollama, ollamas, teller  # noqa: F401  fixtures
 
 from swarmctl.fleet.blobs import Blob, blob_path
+from swarmctl.fleet.converge import Supply, converge
+from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.one_time_key import NoWay, OneTimeKeys
+from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.sharing import Sharing
+from swarmctl.fleet.store import Store
 from swarmctl.lab import sshd
+from swarmctl.runtimes import ollama_models
+from swarmctl.runtimes.base import Endpoint
+from swarmctl.runtimes.plans import plan_host
+from swarmctl.steps import CreateModel, PutBlob
 
 THEIRS = b'# mine \xff\nssh-ed25519 AAAA me@home\nfrom="10.0.0.1" ssh-ed25519 BBBB'
 
@@ -116,6 +125,36 @@ def test_where_the_inventory_forbids_them_none_is_made(swarm, between):
     assert not any("trusted" not in why for why in said)
     assert not keys_of(swarm, "worlock").parent.exists()
     assert not keys_of(swarm, "spinoza").parent.exists()
+
+
+@needs_ollama
+def test_what_up_brings_to_three_hosts_leaves_this_machine_once(mixed, ollamas):  # noqa: F811
+    """One gets it for llama.cpp, two for their Ollamas."""
+    text = mixed.paths.inventory.read_text()
+    for name in ollamas:
+        line = f"    ollama: {{port: {ollamas[name].port}, manage: adopt}}\n"
+        text = text.replace(line, f"{line}    models: [small]\n")
+    mixed.paths.inventory.write_text(text)
+    yard = replace(mixed.yard, inventory=read_inventory(mixed.paths.inventory))
+    stocks = [yard.stock(host) for host in yard.chosen(())]
+    with Sharing(yard.paths) as sharing:
+        supply = Supply(yard.paths, Store.of(yard.paths), yard.inventory.ssh_config, sharing=sharing)
+        failed = [found for _, found in over_hosts(stocks, lambda one: weights_of(one, yard, supply, mixed))
+                  if found]
+    assert failed == []
+    ways = [event.detail for event in mixed.events if " from " in f" {event.detail}"]
+    assert sum(way == "from this machine" for way in ways) == 1
+    assert sum(way.endswith(", by a one-time key") for way in ways) == 2
+    assert {tag.name for server in ollamas.values()
+            for tag in ollama_models.tags(Endpoint(port=server.port))} == {f"small:{digest(SMALL)[:12]}"}
+    assert_nothing_left(mixed)
+
+
+def weights_of(stock, yard, supply, mixed):  # noqa: F811
+    want = yard.want(stock.host)
+    steps = [step for step in plan_host(want, stock.seen) if isinstance(step, PutBlob | CreateModel)]
+    assert len(steps) == 1
+    converge(stock.remote, want, stock.seen, steps, supply, mixed.events.append)
 
 
 # --- what it allows

@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import ServerError, ServerUnavailable, SwarmError
-from swarmctl.fleet.blobs import Blob, Place, blob_path, from_here
+from swarmctl.fleet.blobs import Blob, Place, blob_path, from_here, passing_path
 from swarmctl.fleet.host_shell import on_host, script
 from swarmctl.fleet.install import BUILD_LIMIT, install_runtime, transfer_time
 from swarmctl.fleet.locks import HostLock
 from swarmctl.fleet.measure import load_limit, measure, measure_embedding, wait_ready
 from swarmctl.fleet.ollama_install import install_ollama
-from swarmctl.fleet.ollama_steps import create_model, measure_model, pull_model, wait_answering
+from swarmctl.fleet.ollama_steps import create_model, made_already, measure_model, pull_model, wait_answering
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.tunnels import open_tunnel
 from swarmctl.runtimes.base import Endpoint
@@ -94,6 +94,9 @@ def converge(remote: ShellRemote, want: Want, seen: Facts, plan: Sequence[Step],
     if not plan:
         return
     lock = HostLock(remote, seen.data_dir, supply.paths.state)
+    for step in plan:
+        if supply.sharing and isinstance(step, PutBlob | CreateModel):
+            supply.sharing.wants(step.sha256)
     lock.renew(60)
     try:
         for number, step in enumerate(plan, 1):
@@ -131,9 +134,9 @@ def apply(work: Work, step: Step) -> None:
         case MeasureSpeed():
             measure_speed(work, step)
         case CreateModel():
-            there = any(blob.sha256 == step.sha256 and blob.size == step.size for blob in work.seen.blobs)
-            create_model(work.remote, work.want, work.seen.data_dir, _ollama(work, step.port), step,
-                         blob_there=there and "curl" in work.seen.tools, tell=work.tell)
+            endpoint = _ollama(work, step.port)
+            create_model(work.remote, work.want, work.seen.data_dir, endpoint, step,
+                         at=_weights_there(work, step, endpoint), tell=work.tell)
         case PullModel():
             pull_model(work.remote, work.seen.data_dir, _ollama(work, step.port), step, work.tell)
 
@@ -142,12 +145,33 @@ def put_blob(work: Work, step: PutBlob) -> None:
     """Copy a model's bytes under their hash: resumed, verified, never twice; from another host where that
     goes."""
     blob, here = Blob(step.model, step.sha256, step.size), Path(work.want.models[step.model].path)
-    to = Place(work.remote, blob_path(work.seen.data_dir, step.sha256), work.seen.data_dir,
-               work.want.host.ssh, work.supply.ssh_config)
+    to = _place(work, blob_path(work.seen.data_dir, step.sha256))
     if work.supply.sharing:
         work.tell(work.supply.sharing.bring(blob, to, work.tell, here=here).told)
     else:
         from_here(here, to, blob, work.tell)
+
+
+def _weights_there(work: Work, step: CreateModel, endpoint: Endpoint) -> Place | None:
+    """Where on the host Ollama can take the weights from: its blobs, or a copy that another host gives it;
+    None where they go through the tunnel."""
+    sharing, data_dir = work.supply.sharing, work.seen.data_dir
+    if "curl" not in work.seen.tools:
+        return None
+    if any(blob.sha256 == step.sha256 and blob.size == step.size for blob in work.seen.blobs):
+        return _place(work, blob_path(data_dir, step.sha256))
+    if sharing is None or not sharing.shared(step.sha256) or made_already(endpoint, step):
+        return None
+    to = _place(work, passing_path(data_dir, step.sha256))
+    came = sharing.bring(Blob(step.model, step.sha256, step.size), to, work.tell,
+                         here=Path(work.want.models[step.model].path))
+    work.tell(came.told)
+    sharing.passing(to)
+    return to
+
+
+def _place(work: Work, path: str) -> Place:
+    return Place(work.remote, path, work.seen.data_dir, work.want.host.ssh, work.supply.ssh_config)
 
 
 def start_server(work: Work, step: StartServer) -> None:
@@ -255,7 +279,7 @@ def _limit(step: Step, want: Want) -> float:
         case StartServer():
             return load_limit(_size(want, step.spec.model)) + STOP_LIMIT
         case CreateModel():
-            return transfer_time(step.size) + SILENCE
+            return 2 * transfer_time(step.size) + SILENCE
         case PullModel():
             return BUILD_LIMIT
         case _:

@@ -45,23 +45,30 @@ def wait_answering(endpoint: Callable[[], Endpoint], still_alive: Callable[[], N
 
 
 def create_model(remote: ShellRemote, want: Want, data_dir: str, endpoint: Endpoint, step: CreateModel, *,
-                 blob_there: bool, tell: Teller) -> None:
-    """Make the model unless it is there; its bytes go from the host's own blobs, else through the tunnel.
+                 at: Place | None, tell: Teller) -> None:
+    """Make the model unless it is there; its bytes are taken from `at` on the host, else they go through the
+    tunnel.
 
     Raises DiskFull, ToolMissing, ServerErrors and RemoteErrors.
     """
     if step.tag in {one.name for one in ollama_models.tags(endpoint)}:
         return
     require_space(remote, data_dir, 2 * step.size, f"making {step.tag} in Ollama (it writes its bytes twice)")
-    place = Place(remote, blob_path(data_dir, step.sha256), data_dir, want.host.ssh)
+    place = at or Place(remote, blob_path(data_dir, step.sha256), data_dir, want.host.ssh)
     blob = Blob(step.model, step.sha256, step.size)
     try:
-        if not blob_there and not ollama_models.has_blob(endpoint, step.sha256):
+        if at is None and not ollama_models.has_blob(endpoint, step.sha256):
             _send(endpoint, want.models[step.model], tell)
         into_ollama(place, step.port, endpoint, blob, step.tag,
                     recipe={"parameters": dict(step.parameters)} if step.parameters else None, tell=tell)
     except (ServerError, SwarmError) as exc:
         raise explained(remote, data_dir, exc) from exc
+
+
+def made_already(endpoint: Endpoint, step: CreateModel) -> bool:
+    """Whether no weights are needed any more: the model is there, or its blob is."""
+    return (step.tag in {one.name for one in ollama_models.tags(endpoint)}
+            or ollama_models.has_blob(endpoint, step.sha256))
 
 
 def pull_model(remote: ShellRemote, data_dir: str, endpoint: Endpoint, step: PullModel, tell: Teller) -> None:

@@ -8,15 +8,15 @@ bounds this: auto (both), trusted (no one-time keys), never (always from here).
 
 from __future__ import annotations
 
+import contextlib
 import shlex
 import threading
 import time
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from swarmctl.errors import DiskFull, RemoteError
-from swarmctl.fleet.blobs import from_here, from_host, reaches
+from swarmctl.errors import DiskFull, RemoteError, SwarmError
+from swarmctl.fleet.blobs import forget, from_here, from_host, reaches
 from swarmctl.fleet.install import transfer_time
 from swarmctl.fleet.one_time_key import NoWay, OneTimeKeys, receiving
 
@@ -71,6 +71,8 @@ class Sharing:
         self._turn = threading.Condition()
         self._holders: dict[str, list[Place]] = {}
         self._coming: dict[str, str] = {}
+        self._wanted: dict[str, int] = {}
+        self._passing: list[Place] = []
 
     def __enter__(self) -> Sharing:
         return self
@@ -78,6 +80,24 @@ class Sharing:
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,
                  trace: TracebackType | None) -> None:
         self._keys.__exit__(kind, exc, trace)
+        for place in self._passing:
+            with contextlib.suppress(SwarmError):  # what is forgotten there goes after a week
+                forget(place)
+
+    def wants(self, sha256: str) -> None:
+        """One more host will ask for these bytes."""
+        with self._turn:
+            self._wanted[sha256] = self._wanted.get(sha256, 0) + 1
+
+    def shared(self, sha256: str) -> bool:
+        """Whether several want these bytes or somebody has them, so that they need not all go from here."""
+        with self._turn:
+            return self._between != "never" and (self._wanted.get(sha256, 0) > 1 or sha256 in self._holders)
+
+    def passing(self, place: Place) -> None:
+        """A file that is no longer needed once nobody takes it from there: it goes with this block."""
+        with self._turn:
+            self._passing.append(place)
 
     def holds(self, sha256: str, place: Place) -> None:
         """Somebody has these bytes."""
@@ -150,7 +170,7 @@ class Sharing:
             return Brought(blob.size * from_host(giver, to, blob, tell, ssh, command),
                            f"straight from {giver.remote.host}{by}", straight=True)
 
-    @contextmanager
+    @contextlib.contextmanager
     def _road(self, giver: Place, to: Place, blob: Blob) -> Iterator[Road]:
         """How the giver's SSH gets to the other, for as long as the block runs. Raises NoWay."""
         if giver.ssh == "local" or to.ssh == "local":
