@@ -32,10 +32,14 @@ def timestamp(now: float) -> str:
 
 
 def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, category: Category, now: float,
-           conversation: str | None, parent: str | None, terminal: str, via: str) -> Exchange:
-    """Append the exchange to the journal and return it. Raises LedgerError: then nothing was recorded."""
+           conversation: str | None, parent: str | None, terminal: str, via: str,
+           identity: str | None = None) -> Exchange:
+    """Append the exchange to the journal and return it. `identity` is its id where that had to be known before.
+
+    Raises LedgerError: then nothing was recorded.
+    """
     candidate = outcome.price.candidate
-    identity = fresh_id(now)
+    identity = identity or fresh_id(now)
     exchange = Exchange(
         id=identity, at=timestamp(now), messages=ask.messages, answer=outcome.answer, finish=outcome.finish,
         category=category, host=candidate.host, runtime=candidate.runtime, model=candidate.model,
