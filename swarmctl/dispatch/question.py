@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.answer import Cancelled, answer
+from swarmctl.dispatch.canary import divided, find_way, named
 from swarmctl.dispatch.on_demand import wake_for
-from swarmctl.dispatch.probe import route
-from swarmctl.dispatch.record import record
+from swarmctl.dispatch.record import fresh_id, record
 from swarmctl.errors import NoCandidate, ServerUnavailable, UsageError
 from swarmctl.exchange import ChatRequest, Message
 from swarmctl.fleet.standing import read_aside
@@ -81,13 +81,14 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     started = clock()
     request = as_request(asked)
     sort, question = as_question(asked, request)
-    way, woken = _route(swarm, asked, question, started)
+    identity = fresh_id(started)
+    way, woken = _route(swarm, asked, question, started, asked.conversation or identity)
     if routed:
         routed(way, sort)
 
     def keep(outcome: Outcome) -> Exchange:
         row = record(swarm, request, way, outcome, category=sort.category, now=started,
-                     conversation=asked.conversation, parent=asked.previous, terminal=terminal, via=asked.via)
+                     conversation=asked.conversation, parent=asked.previous, terminal=terminal, via=asked.via, identity=identity)
         remember(swarm.paths, terminal, Last(row.id, row.conversation))
         return row
 
@@ -102,12 +103,15 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     return Answered(row, way, sort, woken)
 
 
-def _route(swarm: Swarm, asked: Asked, question: Question, now: float) -> tuple[Route, str | None]:
-    """The way of a question, and the sleeping host that is woken because of it."""
-    eligible = _eligible(swarm, asked)
+def _route(swarm: Swarm, asked: Asked, question: Question, now: float,
+           conversation: str) -> tuple[Route, str | None]:
+    """The way of a question, and the sleeping host that is woken because of it. Comparing is not sharing out:
+    there a model's name means its champion."""
+    found = _eligible(swarm, asked)
+    eligible, fallback = divided(found, asked.model, "" if asked.via == "compare" else conversation)
     try:
-        way = route(swarm, question, eligible, now, asked.holder,
-                    sum(len(turn.content) for turn in asked.history))
+        way = find_way(swarm, question, eligible, fallback, now, asked.holder,
+                       sum(len(turn.content) for turn in asked.history))
     except NoCandidate as exc:
         if woken := wake_for(swarm, question, eligible, None, now):
             hint = f"{woken} is being woken; ask again in a minute"
@@ -152,7 +156,7 @@ def _eligible(swarm: Swarm, asked: Asked) -> Sequence[Candidate]:
     """The candidates that -m and -H leave. Raises UsageError for a name that nobody serves, and for a
     host that was asked for by name and is set aside."""
     found = [c for c in swarm.candidates
-             if asked.host in (None, c.host) and asked.model in (None, c.model)]
+             if asked.host in (None, c.host) and (asked.model is None or named(c, asked.model))]
     if asked.host and found and (aside := read_aside(swarm.paths, asked.host)):
         raise UsageError(f"it is {aside.state}", host=asked.host,
                          hint=f"`swarmctl uncordon {asked.host}` lets it have questions again")
