@@ -33,11 +33,15 @@ class Blind:
 
 
 def pair_of_models(swarm: Swarm, asked: Asked, wanted: tuple[str, ...], now: float) -> tuple[str, str]:
-    """The two models to compare: those named, or the two that the router ranks highest. Raises UsageError."""
+    """The two models to compare: those named, else a model and its canary, else the two that the router ranks
+    highest. Raises UsageError."""
     if len(set(wanted)) == 2:
         return wanted[0], wanted[1]
     if wanted:
         raise UsageError("name two different models, each with -m, or none")
+    trials = [one for one in swarm.candidates if one.canary and one.share]
+    if trials:
+        return trials[0].model, f"{trials[0].model}:{trials[0].release}"
     request = as_request(asked)
     _, question = as_question(asked, request)
     ranked = route(swarm, question, swarm.candidates, now).prices
