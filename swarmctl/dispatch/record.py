@@ -34,7 +34,8 @@ def timestamp(now: float) -> str:
 def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, category: Category, now: float,
            conversation: str | None, parent: str | None, terminal: str, via: str,
            identity: str | None = None) -> Exchange:
-    """Append the exchange to the journal and return it. `identity` is its id where that had to be known before.
+    """Append the exchange to the journal and return it. `identity` is its id where that had to be known
+    before.
 
     Raises LedgerError: then nothing was recorded.
     """

@@ -1,202 +1,193 @@
 """Trained weights become a GGUF that may be served: converted, quantised, compared and verified by a job.
 
-The job is the same here and on a host. Its folder follows from what is finished and how, so a run that was
-cut goes on where it was, and finishing the same twice does it once.
+The job is the same here and on a host. Its name follows from what is finished and how, so a deploy that was
+cut finds it going on, or done; and what it gave is kept here until the release is.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import os
 import shutil
-import subprocess
-import sys
-import time
 from dataclasses import dataclass, field
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import SwarmError
-from swarmctl.fleet.converter import converter
-from swarmctl.fleet.local import LocalRemote
-from swarmctl.fleet.store import Store
-from swarmctl.fleet.survey import survey
-from swarmctl.inventory import Host
-from swarmctl.jobs.folder import Folder
+from swarmctl.atomic import write_whole
+from swarmctl.errors import SwarmError, TransferFailed, UsageError
+from swarmctl.fleet import jobs
+from swarmctl.fleet.install import transfer_time
+from swarmctl.fleet.store import hash_file
+from swarmctl.fleet.workshop import here, on_host
 from swarmctl.jobs.spec import Spec
-from swarmctl.runtimes.llamacpp_build import choose_build
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from swarmctl.fleet.progress import Teller
+    from swarmctl.fleet.runs import Run
+    from swarmctl.fleet.workshop import Workshop
+    from swarmctl.inventory import Inventory
     from swarmctl.paths import Paths
 
-HERE = "this machine"
-NEEDED = ("torch", "transformers", "sentencepiece", "safetensors")
-LIMIT = 6 * 3600.0
-POLL = 0.2
 KINDS = ("Q4_K_M", "Q8_0", "F16", "Q4_0", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K")
 WHOLE = ("gguf", "quantise", "perplexity", "verify")
+ALONE = ("verify",)
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be finished: a folder of safetensors weights, or a GGUF as it is. `text` is what divergence
-    is measured on, `prompts` conversations whose answers must end within `bound` tokens."""
+    """What is to be finished: a run's merged weights, a folder of safetensors weights here, or a GGUF as it
+    is.
+
+    `text` is what divergence is measured on, `prompts` conversations whose answers must end within `bound`
+    tokens.
+    """
 
     model: str
+    run: Run | None
     weights: Path | None
     gguf: Path | None
     kind: str
     text: str
     prompts: Sequence[Any] = ()
     bound: int = 256
-    imatrix: str | None = None
+    imatrix: Path | None = None
 
     @property
-    def key(self) -> str:
-        """Names this order: the same weights, finished the same way, have the same key."""
+    def name(self) -> str:
+        """The job's name: the same weights, finished the same way, have the same."""
         files = sorted(self.weights.iterdir()) if self.weights else [self.gguf] if self.gguf else []
         seen = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()]
-        how = [self.model, self.kind, list(self.prompts), self.bound, self.imatrix, self.text]
-        return sha256(json.dumps([seen, how]).encode()).hexdigest()[:12]
+        how = [self.model, self.kind, list(self.prompts), self.bound, str(self.imatrix), self.text]
+        digest = sha256(json.dumps([self.run.id if self.run else "", seen, how]).encode()).hexdigest()
+        return f"{self.run.id if self.run else 'finish'}.{digest[:8]}"
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A GGUF on this machine, and what each stage of its job gave."""
+    """A GGUF on this machine, what each stage of its job gave, and what the tokenizer makes of conversations.
+    `folder` holds them and is removed once they are a release."""
 
-    gguf: Path
+    folder: Path
     sha256: str
     size: int
     stages: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    merged: Path | None = None
-    rendered: Path | None = None
+
+    @property
+    def gguf(self) -> Path:
+        """The file."""
+        return self.folder / "model.gguf"
+
+    @property
+    def merged(self) -> Path:
+        """The weights that the next round trains from; not there where a GGUF came alone."""
+        return self.folder / "merged"
+
+    @property
+    def rendered(self) -> Path:
+        """Conversations as training sees them."""
+        return self.folder / "rendered.json"
 
 
-def finish_here(paths: Paths, order: Order, tell: Teller) -> Finished:
-    """Do it on this machine. Raises SwarmError with what failed, and what this machine lacks."""
-    if order.weights:
-        _check_interpreter()
-    store = Store.of(paths)
-    tools = _tools(store, paths)
-    source = converter(store, tell) if order.weights else Path()
-    folder = Folder(paths.cache / "finished" / order.key)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    spec = spec_of(order, str(source), str(tools), str(order.weights) if order.weights else "")
-    if order.gguf:
-        _place(order.gguf, folder.path / "out" / "model.gguf")
-    (folder.path / "text.txt").write_text(order.text, encoding="utf-8")
-    if not _done(folder, spec):
-        folder.spec.write_text(spec.to_json(), encoding="utf-8")
-        _run(folder, tell)
-    return found_in(folder, order)
+def finish(paths: Paths, inventory: Inventory, order: Order, tell: Teller) -> Finished:
+    """Have it done, where the weights are, and bring here what is served. Raises SwarmError, RemoteErrors and
+    JobFailed."""
+    kept = paths.cache / "finished" / order.name
+    found = _kept(kept)
+    if found is not None:
+        return found
+    shop = _workshop(paths, inventory, order, tell)
+    try:
+        stages = _job(shop, order, kept, tell)
+        _bring(shop, order, kept, tell)
+    finally:
+        shop.remote.close()
+    size, digest = (kept / "model.gguf").stat().st_size, hash_file(kept / "model.gguf")
+    said = stages.get("quantise", {}).get("sha256", digest)
+    if digest != said:
+        (kept / "model.gguf").unlink()
+        raise TransferFailed(f"the GGUF that arrived has the sha256 {digest[:12]}, not {said[:12]}",
+                             host=shop.remote.host, hint="run it again")
+    write_whole(kept / "finished.json", json.dumps({"sha256": digest, "size": size, "stages": stages}))
+    jobs.remove_folder(shop.remote, shop.data_dir, order.name)
+    return Finished(kept, digest, size, stages)
 
 
-def spec_of(order: Order, source: str, tools: str, weights: str) -> Spec:
-    """The job. `source` holds the converters, `tools` the programs of llama.cpp, there where it runs."""
+def spec_of(order: Order, shop: Workshop) -> Spec:
+    """The job, with paths of where it runs."""
+    run, weights = order.run, str(order.weights or "")
+    if run:
+        weights = f"{jobs.run_folder(run.data_dir, run.id)}/out/merged"
+    matrix = {"imatrix": "imatrix"} if order.imatrix else {}
     more: dict[str, Any] = {
-        "gguf": {"source": source, "name": order.model},
-        "quantise": {"kind": order.kind, "tools": tools, "imatrix": order.imatrix},
-        "perplexity": {"text": "text.txt", "tools": tools},
-        "verify": {"tools": tools, "bound": order.bound, "trained": f"{weights}/rendered.json",
+        "gguf": {"source": shop.source, "name": order.model},
+        "quantise": {"kind": order.kind, "tools": shop.tools, **matrix},
+        "perplexity": {"text": "text.txt", "tools": shop.tools},
+        "verify": {"tools": shop.tools, "bound": order.bound, "trained": f"{weights}/rendered.json",
                    **({"prompts": list(order.prompts)} if order.prompts else {})}}
-    stages = WHOLE if weights else ("verify",)
-    return Spec(order.key, stages, weights, "", {}, more={name: more[name] for name in stages})
+    stages = WHOLE if weights else ALONE
+    return Spec(order.name, stages, weights, "", {}, more={name: more[name] for name in stages})
 
 
-def found_in(folder: Folder, order: Order) -> Finished:
-    """What a job left in its folder here. Raises SwarmError where it failed."""
-    result = folder.result() or {}
-    if result.get("status") != "done":
-        raise SwarmError(f"{order.weights or order.gguf} could not be finished: {result.get('error')}",
-                         hint=f"its log is {folder.path / 'log'}")
-    gguf = folder.path / "out" / "model.gguf"
-    stages = result["stages"]
-    digest = stages.get("quantise", {}).get("sha256") or _digest(gguf)
-    return Finished(gguf, digest, gguf.stat().st_size, stages, order.weights,
-                    folder.path / "out" / "rendered.json")
-
-
-def _check_interpreter() -> None:
-    missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SwarmError(f"this machine's swarmctl lacks {', '.join(missing)}, which convert a model",
-                         hint="install `swarmctl[train]` here, or name a host that trains with --on")
-
-
-def _tools(store: Store, paths: Paths) -> Path:
-    """The folder of llama-quantize and its companions."""
-    seen = survey(LocalRemote(HERE), Host(HERE, "local", data_dir=str(paths.cache / "build")))
-    key = choose_build("auto", seen).key
-    folder = store.runtime(key)
-    if folder is None:
-        raise SwarmError(f"there is no build of llama.cpp on this machine ({key})",
-                         hint="`swarmctl runtime build` makes one, in minutes, once")
-    return folder / "bin"
-
-
-def _done(folder: Folder, spec: Spec) -> bool:
-    result = folder.result()
-    return bool(result and result.get("status") == "done" and set(spec.stages) <= set(result["stages"]))
-
-
-def _run(folder: Folder, tell: Callable[..., None]) -> None:
-    """Run the job to its end, as a process of our own; a job that runs there already is waited for."""
-    log = folder.path / "log"
-    argv = (sys.executable, "-m", "swarmctl.jobs", "spec.json")
-    told, until = 0, time.monotonic() + LIMIT
-    with log.open("ab") as out, subprocess.Popen(argv, cwd=folder.path, stdin=subprocess.DEVNULL, stdout=out,
-                                                 stderr=out, env=_environment()) as process:
-        try:
-            while process.poll() is None or folder.holder():
-                told = _follow(folder, told, tell)
-                _in_time(until, log)
-                time.sleep(POLL)
-        except BaseException:
-            process.terminate()
-            raise
-
-
-def _in_time(until: float, log: Path) -> None:
-    if time.monotonic() > until:
-        raise SwarmError(f"the conversion has not ended within {LIMIT / 3600:.0f} h", hint=f"its log is {log}")
-
-
-def _environment() -> dict[str, str]:
-    root = str(Path(__file__).parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))}
-
-
-def _follow(folder: Folder, told: int, tell: Callable[..., None]) -> int:
-    """Tell what progress.jsonl has gained."""
+def _kept(folder: Path) -> Finished | None:
+    """What an earlier run finished and left here, whole."""
     try:
-        lines = folder.progress.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return told
-    for line in lines[told:]:
-        said = json.loads(line)
-        steps = said.get("steps")
-        tell(str(said.get("stage")), said["step"] / steps if steps else None)
-    return len(lines)
+        raw = json.loads((folder / "finished.json").read_text(encoding="utf-8"))
+        found = Finished(folder, raw["sha256"], raw["size"], raw["stages"])
+        return found if found.gguf.stat().st_size == found.size else None
+    except (OSError, ValueError, KeyError):
+        return None
 
 
-def _place(source: Path, to: Path) -> None:
-    """The same file under another name, copied where it cannot be linked."""
-    to.parent.mkdir(parents=True, exist_ok=True)
-    part = to.with_name(f".{to.name}.part")
-    part.unlink(missing_ok=True)
+def _workshop(paths: Paths, inventory: Inventory, order: Order, tell: Teller) -> Workshop:
+    if order.run is None:
+        return here(paths, tell, converts=order.weights is not None)
     try:
-        part.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, part)
-    part.replace(to)
+        host = inventory.host(order.run.host)
+    except KeyError as exc:
+        raise UsageError(f"run {order.run.id} lies on {order.run.host}, which has left the inventory",
+                         hint="put it back, or deploy a copy of the run's out/merged") from exc
+    return on_host(paths, inventory, host, tell)
 
 
-def _digest(path: Path) -> str:
-    from swarmctl.fleet.store import hash_file
+def _job(shop: Workshop, order: Order, kept: Path, tell: Callable[..., None]) -> Mapping[str, Any]:
+    """Run the job to its end, or find it ended."""
+    kept.mkdir(parents=True, exist_ok=True)
+    files = {"text.txt": kept / "text.txt"}
+    files["text.txt"].write_text(order.text, encoding="utf-8")
+    if order.imatrix:
+        files["imatrix"] = order.imatrix
+    if order.gguf:
+        files["out/model.gguf"] = order.gguf
 
-    return hash_file(path)
+    def say(record: dict[str, Any]) -> None:
+        steps = record.get("steps")
+        tell(str(record.get("stage")), record["step"] / steps if steps else None)
+
+    jobs.start(shop.remote, shop.data_dir, spec_of(order, shop), files, python=shop.python, code=shop.code)
+    ended = jobs.watch(shop.remote, shop.data_dir, order.name, say)
+    if ended.state == "done" and ended.result is not None:
+        stages: Mapping[str, Any] = ended.result["stages"]
+        return stages
+    why = (ended.result or {}).get("error") or ended.log.strip()[-400:] or "it was cut off"
+    what = order.run.id if order.run else order.weights or order.gguf
+    raise SwarmError(f"{what} could not be finished: {why}",
+                     host=shop.remote.host, hint="once that is mended, the same command goes on from there")
+
+
+def _bring(shop: Workshop, order: Order, kept: Path, tell: Teller) -> None:
+    """The GGUF, the renderings and the merged weights to here; what came whole before is not fetched
+    again."""
+    there = f"{jobs.run_folder(shop.data_dir, order.name)}/out"
+    tell("fetching what is served")
+    for name in ("rendered.json", "model.gguf"):
+        shop.remote.get(f"{there}/{name}", kept / name, timeout=transfer_time(1 << 40))
+    if order.run and not (kept / "merged").is_dir():
+        tell("fetching what the next round trains from")
+        jobs.fetch(shop.remote, order.run.data_dir, order.run.id, "out/merged", kept / "merged")
+    elif order.weights and not (kept / "merged").is_dir():
+        part = kept / ".merged.part"
+        shutil.rmtree(part, ignore_errors=True)
+        shutil.copytree(order.weights, part, ignore=shutil.ignore_patterns("*.gguf", ".*"))
+        part.rename(kept / "merged")

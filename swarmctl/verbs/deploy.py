@@ -18,13 +18,15 @@ from swarmctl.dispatch.inspection import inspect, problem_of
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import InventoryError, SwarmError, UsageError
 from swarmctl.evaluation.questions import held_out
-from swarmctl.fleet.finishing import HERE, KINDS, Order, finish_here
+from swarmctl.fleet.finishing import KINDS, Order, finish
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.releases import WEIGHTS, append, next_name, read, standing
 from swarmctl.fleet.roles import alone, turn
+from swarmctl.fleet.runs import find_run
 from swarmctl.fleet.snapshot import read_fleet
+from swarmctl.fleet.workshop import HERE
 from swarmctl.jobs.verify import CONVERSATIONS
 from swarmctl.learning.fitness import unfit
 from swarmctl.learning.plain_text import TEXT
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from swarmctl.fleet.progress import Event
     from swarmctl.fleet.releases import Release, Standing
     from swarmctl.fleet.roles import BringUp, Reported
+    from swarmctl.fleet.runs import Run
     from swarmctl.inventory import Inventory
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Candidate
@@ -98,12 +101,21 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where the weights are, and what is known of how they came to be."""
+    """Where the weights are: a run on its host, or a folder or a GGUF here."""
 
-    weights: Path | None
-    gguf: Path | None
-    run: str = ""
-    dataset: str = ""
+    run: Run | None = None
+    weights: Path | None = None
+    gguf: Path | None = None
+
+    @property
+    def dataset(self) -> str:
+        """What it was trained on, where that is known."""
+        return self.run.dataset if self.run else ""
+
+    @property
+    def where(self) -> str:
+        """The machine that finishes it."""
+        return self.run.host if self.run else HERE
 
 
 def plan(paths: Paths, inventory_path: Path, wish: Wish) -> Planned:
@@ -113,7 +125,8 @@ def plan(paths: Paths, inventory_path: Path, wish: Wish) -> Planned:
     how = standing(records, wish.model)
     name = next_name(records, wish.model, "????????")
     champion = how.champion.release if how.champion else "the inventory's own weights"
-    return Planned(str(source.weights or source.gguf), HERE, wish.kind, hosts, name, champion)
+    return Planned(str(source.run.id if source.run else source.weights or source.gguf), source.where,
+                   wish.kind, hosts, name, champion)
 
 
 def deploy(paths: Paths, inventory_path: Path, wish: Wish, bring_up: BringUp, clock: Callable[[], float],
@@ -127,7 +140,7 @@ def deploy(paths: Paths, inventory_path: Path, wish: Wish, bring_up: BringUp, cl
     hosts = _hosts(inventory, wish)
     source = source_of(paths, wish.source)
     with alone(paths, wish.model, note):
-        work = _Work(paths, wish, source, clock, note)
+        work = _Work(paths, inventory, wish, source, clock, note)
         finished = work.finish(event)
         release = work.keep(finished)
         before = standing(read(paths), wish.model)
@@ -150,10 +163,16 @@ class _Work:
     """One deploy under way."""
 
     paths: Paths
+    inventory: Inventory
     wish: Wish
     source: Source
     clock: Callable[[], float]
     note: Callable[[str], None]
+
+    @property
+    def run(self) -> str:
+        """The run's id; empty where the weights came otherwise."""
+        return self.source.run.id if self.source.run else ""
 
     def finish(self, event: Callable[[Event], None]) -> Finished:
         """The GGUF, proven fit to serve. Raises Refused."""
@@ -161,11 +180,11 @@ class _Work:
         if source.gguf:
             self._check(source.gguf)
         text, prompts = _texts(self.paths, source)
-        order = Order(wish.model, source.weights, source.gguf, wish.kind, text, prompts, wish.bound,
-                      str(wish.imatrix) if wish.imatrix else None)
-        tell = Teller(HERE, 1, 1, f"finish {wish.model} as {wish.kind}", event)
+        order = Order(wish.model, source.run, source.weights, source.gguf, wish.kind, text, prompts,
+                      wish.bound, wish.imatrix)
+        tell = Teller(source.where, 1, 1, f"finish {wish.model} as {wish.kind}", event)
         tell("", state="begun")
-        finished = finish_here(self.paths, order, tell)
+        finished = finish(self.paths, self.inventory, order, tell)
         tell("", 1.0, state="done")
         self._check(finished.gguf)
         if reasons := unfit(finished.stages, wish.kind, wish.max_kl):
@@ -190,7 +209,7 @@ class _Work:
         """One line of the history."""
         weights = {"sha256": finished.sha256, "size": finished.size} if finished else {}
         return append(self.paths, self.clock(), action=action, model=self.wish.model, release=release,
-                      run=self.source.run, dataset=self.source.dataset, by=self.wish.by, **weights, **more)
+                      run=self.run, dataset=self.source.dataset, by=self.wish.by, **weights, **more)
 
     def keep(self, finished: Finished) -> str:
         """Put it into data/releases under its name, whole or not at all; the name."""
@@ -202,13 +221,12 @@ class _Work:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            shutil.copyfile(finished.gguf, part / WEIGHTS)
-            if finished.merged:
-                shutil.copytree(finished.merged, part / "merged")
-            if finished.rendered and finished.rendered.is_file():
-                shutil.copyfile(finished.rendered, part / "rendered.json")
+            for one in (finished.gguf, finished.rendered):
+                linked(one, part / one.name)
+            if finished.merged.is_dir():
+                shutil.copytree(finished.merged, part / "merged", copy_function=linked)
             (part / "run.json").write_text(json.dumps({
-                "run": self.source.run, "dataset": self.source.dataset, "source": self.wish.source,
+                "run": self.run, "dataset": self.source.dataset, "source": self.wish.source,
                 "kind": self.wish.kind, "sha256": finished.sha256, "stages": finished.stages}, indent=1))
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
@@ -250,7 +268,7 @@ def _inspected(swarm: Swarm, servers: Sequence[Candidate],
     verify = finished.stages.get("verify", {})
     prompts = [one["messages"] for one in verify.get("smoke", [])] or list(CONVERSATIONS[:3])
     rendered: list[dict[str, Any]] = []
-    if finished.rendered and finished.rendered.is_file():
+    if finished.rendered.is_file():
         rendered = json.loads(finished.rendered.read_text(encoding="utf-8"))["conversations"]
     bos = verify.get("ending", {}).get("bos", "")
     bound = max([64, *(4 * one["tokens"] for one in verify.get("smoke", []))])
@@ -278,7 +296,7 @@ def _hosts(inventory: Inventory, wish: Wish) -> tuple[str, ...]:
               if any(placement.model == wish.model for placement in host.models)]
     unknown = [name for name in wish.hosts if name not in placed]
     if unknown:
-        raise UsageError(f"{', '.join(unknown)} {'do' if len(unknown) > 1 else 'does'} not serve {wish.model}",
+        raise UsageError(f"the inventory does not place {wish.model} on {', '.join(unknown)}",
                          hint=f"{', '.join(placed) or 'no host'} does, by the inventory")
     if not placed:
         raise InventoryError(f"no host of {inventory.source} serves {wish.model}",
@@ -287,14 +305,15 @@ def _hosts(inventory: Inventory, wish: Wish) -> tuple[str, ...]:
 
 
 def source_of(paths: Paths, name: str) -> Source:
-    """What a name means: a run of this machine's, a folder, or a GGUF. Raises UsageError."""
+    """What a name means: a folder, a GGUF, or a run of this machine's. Raises UsageError."""
     path = Path(name).expanduser()
     if path.is_dir():
-        return Source(path.absolute(), None)
+        return Source(weights=path.absolute())
     if path.is_file():
-        return Source(None, path.absolute())
-    raise UsageError(f"{name} is neither a folder, nor a GGUF file, nor a run",
-                     hint="`swarmctl jobs` lists the runs")
+        return Source(gguf=path.absolute())
+    if "/" in name or path.suffix == ".gguf":
+        raise UsageError(f"there is no {name}", hint="name a run, a Hugging Face folder, or a GGUF file")
+    return Source(run=find_run(paths, name))
 
 
 def _texts(paths: Paths, source: Source) -> tuple[str, tuple[Any, ...]]:
@@ -325,6 +344,14 @@ def _failures(reports: Sequence[Reported]) -> dict[str, SwarmError]:
     off = {one.host: SwarmError("it is off", host=one.host, hint=later)
            for one in reports if one.state == "off"}
     return {**failed, **off}
+
+
+def linked(source: str | Path, to: str | Path) -> None:
+    """The same bytes under another name: linked, and copied where that cannot be."""
+    try:
+        os.link(source, to)
+    except OSError:
+        shutil.copyfile(source, to)
 
 
 def _nobody(failed: Mapping[str, SwarmError], hosts: Sequence[str]) -> None:
