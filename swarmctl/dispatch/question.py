@@ -88,7 +88,8 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
 
     def keep(outcome: Outcome) -> Exchange:
         row = record(swarm, request, way, outcome, category=sort.category, now=started,
-                     conversation=asked.conversation, parent=asked.previous, terminal=terminal, via=asked.via, identity=identity)
+                     conversation=asked.conversation, parent=asked.previous, terminal=terminal, via=asked.via,
+                     identity=identity)
         remember(swarm.paths, terminal, Last(row.id, row.conversation))
         return row
 
