@@ -1,7 +1,7 @@
 """Which release of a model answers a conversation: its canary, for a fixed share of them, else its champion.
 
-The conversation's id alone decides, so it stays with one release for as long as it lasts, whoever asks, and no
-list of who was sent where has to be kept.
+The conversation's id alone decides, so it stays with one release for as long as it lasts, whoever asks, and
+no list of who was sent where has to be kept.
 """
 
 from __future__ import annotations
