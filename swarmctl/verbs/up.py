@@ -114,7 +114,8 @@ def up(paths: Paths, inventory_path: Path, watcher: Watcher, *, only: Sequence[s
         watcher.plan(reports)
         done, entries = _apply(inventory, plans, paths, watcher)
         old = _known(inventory_path, paths)
-        write_fleet(paths.fleet, as_it_stands(_fleet(inventory, inventory_path, entries, old), read_releases(paths)))
+        fleet = _fleet(inventory, inventory_path, entries, old)
+        write_fleet(paths.fleet, as_it_stands(fleet, read_releases(paths)))
     for name in sorted(old.keys() - {host.name for host in inventory.hosts}):
         watcher.note(f"{name} has left the inventory and goes on serving: "
                      f"put it back, `swarmctl down --host {name}`, then take it out")
