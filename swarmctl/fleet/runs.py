@@ -18,6 +18,7 @@ from swarmctl.atomic import write_whole
 from swarmctl.errors import UsageError
 from swarmctl.exchange import RECORD_VERSION, new_id
 from swarmctl.fleet import jobs
+from swarmctl.fleet.standing import read_aside, set_aside, take_back
 from swarmctl.ledger import journal
 
 if TYPE_CHECKING:
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from swarmctl.fleet.jobs import JobState
     from swarmctl.paths import Paths
+
+
+ASIDE = "aside"
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +110,27 @@ def record(paths: Paths, run: Run, action: str, now: float, **more: Any) -> None
         "model": run.model, "dataset": run.dataset, "by": who(), **more})
 
 
+def keep_aside(paths: Paths, run: Run, now: float) -> bool:
+    """Let the run's host have no new questions until the run has ended. False where a person had set it aside
+    before: then it stays so."""
+    if read_aside(paths, run.host) is not None:
+        return False
+    set_aside(paths, run.host, "cordoned", now)
+    (run.folder(paths) / ASIDE).touch()
+    return True
+
+
+def take_back_host(paths: Paths, run: Run, state: JobState) -> None:
+    """Give the host its questions again once a run that set it aside has ended."""
+    mark = run.folder(paths) / ASIDE
+    if state.ended and mark.exists():
+        take_back(paths, run.host)
+        mark.unlink(missing_ok=True)
+
+
 def finished(paths: Paths, run: Run, ended: JobState, now: float) -> Mapping[str, Any]:
     """Remember how a run ended, once; what its stages gave. Raises JobFailed."""
+    take_back_host(paths, run, ended)
     kept = run.folder(paths) / "result.json"
     if ended.result is not None:
         text = json.dumps(ended.result, indent=1) + "\n"

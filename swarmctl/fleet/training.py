@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +11,12 @@ from typing import TYPE_CHECKING
 from swarmctl.errors import SwarmError, UsageError
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.recipes import read_recipe
+from swarmctl.fleet.releases import WEIGHTS as GGUF
 from swarmctl.fleet.releases import read as read_releases
-from swarmctl.fleet.weights import base_weights, describe
+from swarmctl.fleet.releases import standing
+from swarmctl.fleet.weights import base_weights, describe, shipped_folder
 from swarmctl.ledger.snapshots import find as find_dataset
+from swarmctl.runtimes.gguf_header import read_header
 from swarmctl.training.shape import shape_of
 
 if TYPE_CHECKING:
@@ -98,6 +102,34 @@ def _dataset(paths: Paths, recipe: Recipe, named: str) -> Path:
                          f"{recipe.trainer}",
                          hint=f"`swarmctl dataset build --kind {recipe.trainer}` makes one for it")
     return found.folder
+
+
+def served_gguf(wanted: Ordered) -> Path | None:
+    """The GGUF that serves the model now, where this machine has it."""
+    wish, paths = wanted.inventory.models[wanted.model], wanted.paths
+    champion = standing(read_releases(paths), wanted.model).champion
+    if champion is not None:
+        path = paths.releases / wanted.model / champion.release / GGUF
+    elif wish.source.startswith("shipped:"):
+        path = shipped_folder(wish.source) / "model.gguf"
+    elif wish.source.startswith("https://"):
+        path = paths.store / "models" / f"{(wish.sha256 or '').lower()}.gguf"
+    else:
+        path = Path(wish.source)
+    return path if path.is_file() else None
+
+
+def served_template(wanted: Ordered) -> str | None:
+    """The chat template inside the GGUF that serves the model now; None where it cannot be read here."""
+    path = served_gguf(wanted)
+    try:
+        if path is not None:
+            with path.open("rb") as stream:
+                found = read_header(stream).fields.get("tokenizer.chat_template")
+            return found if isinstance(found, str) else None
+    except (OSError, ValueError, struct.error):
+        return None
+    return None
 
 
 def parquet(folder: Path) -> list[Path]:

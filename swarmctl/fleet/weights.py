@@ -59,10 +59,15 @@ def base_weights(inventory: Inventory, model: str, records: Sequence[Release], p
     if wish.weights:
         return Path(wish.weights)
     if wish.source.startswith("shipped:"):
-        return Path(str(resources.files("swarmctl.shipped"))) / wish.source.removeprefix("shipped:")
+        return shipped_folder(wish.source)
     raise SwarmError(f"nothing says what {model} is trained from",
                      hint="name the Hugging Face folder of its weights in the inventory: "
                           f"models.{model}.weights")
+
+
+def shipped_folder(source: str) -> Path:
+    """The folder of a `shipped:NAME` source."""
+    return Path(str(resources.files("swarmctl.shipped"))) / source.removeprefix("shipped:")
 
 
 def describe(path: Path) -> Weights:

@@ -1,14 +1,16 @@
 """What must be known of a dataset and a model before they are trained: rows, their lengths, the template's
 bytes.
 
-`python -m swarmctl.jobs.examine MODEL DATASET TRAINER MAX_LENGTH` prints one JSON object. It reads the
-tokenizer, never the weights, so it takes seconds. Run on the host, with what the job itself will run with.
+`python -m swarmctl.jobs.examine MODEL DATASET TRAINER MAX_LENGTH` prints one JSON object, and is told on
+stdin what to compare with. It reads the tokenizer, never the weights, so it takes seconds. Run on the host,
+with what the job itself will run with.
 """
 
 from __future__ import annotations
 
 import json
 import sys
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +22,11 @@ SAMPLE = ({"role": "system", "content": "Answer briefly."}, {"role": "user", "co
 MOST = 5000
 
 
-def examine(model: str, dataset: Path, trainer: str, most_tokens: int | None) -> dict[str, Any]:
-    """Rows, the longest of them in tokens, how many would be dropped or cut, and the template as rendered."""
+def examine(model: str, dataset: Path, trainer: str, most_tokens: int | None,
+            told: dict[str, Any]) -> dict[str, Any]:
+    """Rows, the longest of them in tokens, how many would be dropped or cut; the sample as rendered by the
+    tokenizer's template and by the served one (told["template"]); how it cuts the converter's probe
+    (told["probe"])."""
     import pyarrow.parquet as pq
     from transformers import AutoTokenizer
 
@@ -37,7 +42,9 @@ def examine(model: str, dataset: Path, trainer: str, most_tokens: int | None) ->
         "dropped": sum(prompt >= limit for prompt, _ in looked),
         "cut": sum(prompt < limit < whole for prompt, whole in looked),
         "eos": tokenizer.eos_token, "vocabulary": len(tokenizer),
-        "template": tokenizer.chat_template or "", "rendered": rendered(tokenizer),
+        "template": bool(tokenizer.chat_template), "rendered": rendered(tokenizer),
+        "served": rendered(tokenizer, told["template"]) if told.get("template") else None,
+        "tokenizer": cut(tokenizer, Path(model), told["probe"]) if told.get("probe") else None,
     }
 
 
@@ -48,12 +55,22 @@ def lengths(tokenizer: Any, row: dict[str, Any], trainer: str) -> tuple[int, int
     return prompt, max(len(_ids(tokenizer, [*row["prompt"], *row[name]], answer=False)) for name in names)
 
 
-def rendered(tokenizer: Any) -> str:  # noqa: ANN401
-    """The sample conversation as this tokenizer's template writes it; empty where it refuses."""
+def cut(tokenizer: Any, folder: Path, probe: str) -> str | None:  # noqa: ANN401
+    """How a BPE tokenizer cuts the probe, as a hash that llama.cpp's converter compares; None for others."""
+    if (folder / "tokenizer.model").exists() or not (folder / "tokenizer.json").exists():
+        return None
+    if json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]["type"] != "BPE":
+        return None
+    return sha256(str(tokenizer.encode(probe)).encode()).hexdigest()
+
+
+def rendered(tokenizer: Any, template: str | None = None) -> str:  # noqa: ANN401
+    """The sample conversation as this tokenizer's template, or another, writes it; empty where it
+    refuses."""
     for sample in (SAMPLE, SAMPLE[1:]):  # some templates refuse a system prompt
         try:
             return str(tokenizer.apply_chat_template(
-                list(sample), tokenize=False, add_generation_prompt=True))
+                list(sample), chat_template=template, tokenize=False, add_generation_prompt=True))
         except Exception as exc:  # jinja2's and the template's own
             if not type(exc).__module__.startswith("jinja2"):
                 raise
@@ -70,4 +87,5 @@ if __name__ == "__main__":
     # A tokenizer needs no torch, and transformers starts in a fifth of the time where it finds none.
     sys.modules["torch"] = None  # type: ignore[assignment]
     _, named, folder, kind, length = sys.argv
-    sys.stdout.write(json.dumps(examine(named, Path(folder), kind, int(length) or None)) + "\n")
+    found = examine(named, Path(folder), kind, int(length) or None, json.loads(sys.stdin.read() or "{}"))
+    sys.stdout.write(json.dumps(found) + "\n")

@@ -42,7 +42,7 @@ def callback(spec: Spec, folder: Folder, stage: str) -> Any:  # noqa: ANN401  a 
     """A callback that reports, saves in time, marks whole checkpoints and gives up a run that is lost."""
     from transformers import TrainerCallback
 
-    class Report(_Report, TrainerCallback):  # type: ignore[misc]  transformers is not read by mypy
+    class Report(_Report, TrainerCallback):  # type: ignore[misc]
         """TRL asks for a TrainerCallback by its class."""
 
     return Report(spec, folder, stage)
@@ -77,12 +77,13 @@ class _Report:
         if agreed(due) and state.global_step < state.max_steps:
             control.should_save = True
 
-    def on_save(self, _args: Any, state: Any, _control: Any, **_: Any) -> None:  # noqa: ANN401
+    def on_save(self, args: Any, state: Any, _control: Any, **_: Any) -> None:  # noqa: ANN401
         """A checkpoint was written to its end."""
         self.saved = time.monotonic()
         saved = self.folder.checkpoints / f"checkpoint-{state.global_step}"
-        if state.is_world_process_zero and saved.is_dir():
+        if args.should_save and saved.is_dir():
             (saved / WHOLE).touch()
+        if state.is_world_process_zero:
             self.folder.say(self.stage, event="checkpoint", step=state.global_step, steps=state.max_steps)
 
 

@@ -58,8 +58,8 @@ def train(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
     out = folder.adapter if spec.args.get("use_peft") else folder.path / "out" / "trained"
     trainer.save_model(str(out))
     (out / "training_args.bin").unlink(missing_ok=True)  # a pickle, which nobody here opens
-    last = next((log for log in reversed(trainer.state.log_history) if "loss" in log), {})
-    gave = {
+    last: dict[str, Any] = next((log for log in reversed(trainer.state.log_history) if "loss" in log), {})
+    gave: dict[str, Any] = {
         "rows": len(rows), "kept": kept, "steps": trainer.state.global_step,
         "loss": float(done.training_loss), "last_loss": last.get("loss"),
         "reward_margin": last.get("rewards/margins"), "tokens": last.get("num_tokens"),
@@ -87,7 +87,7 @@ def _stage(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
     if spec.processes > 1 or spec.node:
         from swarmctl.jobs.launch import launch
 
-        gave = launch(spec, folder, stage)
+        gave: dict[str, Any] = launch(spec, folder, stage)
     else:
         gave = train(spec, folder, stage)
         _free()
@@ -170,6 +170,8 @@ def _arguments(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
         own["deepspeed"] = dict(spec.deepspeed)
     if (spec.processes > 1 or spec.node) and not gpu:
         own["ddp_backend"] = "gloo"
+    if spec.node:
+        own["save_on_each_node"] = True  # each host resumes from its own checkpoint
     return own
 
 

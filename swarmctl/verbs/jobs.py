@@ -11,7 +11,7 @@ from swarmctl.errors import CommandTimeout, SwarmError, UsageError
 from swarmctl.fleet import jobs
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.remote import connect
-from swarmctl.fleet.runs import Run, find_run, finished, known_runs, record
+from swarmctl.fleet.runs import Run, find_run, finished, known_runs, record, take_back_host
 from swarmctl.fleet.survey import survey
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ def listing(paths: Paths, inventory: Inventory,
         with _reached(paths, inventory, host) as remote:
             folder = next((run.data_dir for run in known.values() if run.host == host.name), None)
             found = jobs.states(remote, folder or survey(remote, host).data_dir)
-            return [Row(host.name, one, known.get(one.run)) for one in found]
+            return [_row(paths, host.name, one, known.get(one.run)) for one in found]
 
     yield from over_hosts(hosts, look, timeout=LOOK_LIMIT)
 
@@ -64,7 +64,7 @@ def show(paths: Paths, inventory: Inventory, named: str) -> Row:
     """One run, as it is on its host now."""
     run = find_run(paths, named)
     with _host(paths, inventory, run) as remote:
-        return Row(run.host, jobs.state(remote, run.data_dir, run.id), run)
+        return _row(paths, run.host, jobs.state(remote, run.data_dir, run.id), run)
 
 
 def follow(paths: Paths, inventory: Inventory, named: str, sink: Callable[[dict[str, Any]], None],
@@ -95,7 +95,7 @@ def cancel(paths: Paths, inventory: Inventory, named: str, now: Callable[[], flo
         after = jobs.cancel(remote, run.data_dir, run.id)
         if not before.ended:
             record(paths, run, "cancel", now())
-        return Row(run.host, after, run)
+        return _row(paths, run.host, after, run)
 
 
 def remove(paths: Paths, inventory: Inventory, named: str, now: Callable[[], float]) -> Run:
@@ -119,6 +119,13 @@ def logs(paths: Paths, inventory: Inventory, named: str, *, lines: int, on: bool
                        on_line=sink)
         except CommandTimeout:
             return
+
+
+def _row(paths: Paths, host: str, state: JobState, run: Run | None) -> Row:
+    """A run as it is; whoever sees first that it has ended gives its host the questions back."""
+    if run is not None:
+        take_back_host(paths, run, state)
+    return Row(host, state, run)
 
 
 @contextmanager

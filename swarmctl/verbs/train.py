@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from swarmctl.errors import CommandFailed, SwarmError, Unfit, UsageError
 from swarmctl.fleet import jobs
+from swarmctl.fleet.converter import converter
+from swarmctl.fleet.convertible import convertible
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.remote import connect
-from swarmctl.fleet.runs import Run, at, finished, keep_run, record, run_id, who
+from swarmctl.fleet.runs import Run, at, finished, keep_aside, keep_run, record, run_id, who
+from swarmctl.fleet.store import Store
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.train_env import SIZE, training_python
-from swarmctl.fleet.training import Ordered, order, parquet
+from swarmctl.fleet.training import Ordered, order, parquet, served_template
 from swarmctl.fleet.weights import put_weights
 from swarmctl.training.plan import Load, fitting, spec_of
 from swarmctl.training.precision import gpus_for_training
@@ -30,6 +33,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from swarmctl.facts import Facts
+    from swarmctl.fleet.convertible import Convertible
     from swarmctl.fleet.progress import Event
     from swarmctl.fleet.shell import ShellRemote
     from swarmctl.inventory import Host
@@ -140,8 +144,10 @@ def _on_host(wanted: Ordered, chosen: Candidate, watcher: Watcher, *, follow: bo
               at(now()), who())
     files = {f"data/{path.name}": path for path in parquet(wanted.dataset)}
     put = jobs.put_files(remote, data_dir, run.id, files)
-    rows = _examine(remote, wanted, python, code, base, f"{put}/data")
+    known = _converter(wanted, watcher)
+    rows = _examine(remote, wanted, known, python, code, base, f"{put}/data")
     tell[3](f"{rows['rows']} rows, the longest {rows['longest']} tokens", 1.0, "done")
+    _require_servable(wanted, known, rows)
     found = _judged(wanted, chosen, rows)
     watcher.preflight(found)
     if dry_run or found.fit.lacks:
@@ -153,6 +159,8 @@ def _on_host(wanted: Ordered, chosen: Candidate, watcher: Watcher, *, follow: bo
     spec = spec_of(wanted.recipe, found.fit, run=run.id, model=base, deepspeed=None)
     keep_run(wanted.paths, run)
     record(wanted.paths, run, "start", now())
+    if wanted.recipe.own.inference == "drain" and keep_aside(wanted.paths, run, now()):
+        watcher.note(f"{run.host} takes no new questions while it trains")
     jobs.start(remote, data_dir, spec, {}, python=python, code=code)
     watcher.note(f"run {run.id} on {run.host}, which needs this terminal no more: "
                  f"`swarmctl jobs follow {run.id}`")
@@ -201,13 +209,14 @@ def _speed(one: Candidate) -> tuple[bool, int, int]:
     return not one.busy, memory, one.seen.cpu.threads
 
 
-def _examine(remote: ShellRemote, wanted: Ordered, python: str, code: str, base: str,
-             data: str) -> Mapping[str, Any]:
+def _examine(remote: ShellRemote, wanted: Ordered, known: Convertible | None, python: str, code: str,
+             base: str, data: str) -> Mapping[str, Any]:
     length = str(wanted.recipe.keys.get("max_length", 1024) or 0)
     argv = ("env", f"PYTHONPATH={code}", python, "-m", "swarmctl.jobs.examine", base, data,
             wanted.recipe.trainer, length)
+    told = {"template": served_template(wanted), "probe": known.probe if known else None}
     try:
-        done = remote.run(argv, timeout=EXAMINE_LIMIT)
+        done = remote.run(argv, timeout=EXAMINE_LIMIT, stdin=json.dumps(told).encode())
         found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
     except CommandFailed as exc:
         said = (exc.stderr.strip().splitlines() or [exc.message])[-1]
@@ -216,13 +225,45 @@ def _examine(remote: ShellRemote, wanted: Ordered, python: str, code: str, base:
     return found
 
 
+def _converter(wanted: Ordered, watcher: Watcher) -> Convertible | None:
+    """What llama.cpp's converter can take; None, and a note, where its source cannot be had."""
+    try:
+        store = Store.of(wanted.paths, wanted.inventory.airgap)
+        return convertible(converter(store, watcher.note))
+    except SwarmError as exc:
+        watcher.note(f"whether the model converts to GGUF was not looked at: {exc.message}")
+        return None
+
+
+def _require_servable(wanted: Ordered, known: Convertible | None, rows: Mapping[str, Any]) -> None:
+    """What is trained must be servable as it was trained. Raises Unfit."""
+    if not rows["template"]:
+        raise Unfit("the model's tokenizer has no chat template, so nobody could ask it as it was trained",
+                    hint="train from a chat (instruct) model")
+    problem = known.problem(wanted.shape.architecture, rows["tokenizer"]) if known else None
+    if problem:
+        raise Unfit(f"what is trained here could not be served: {problem}",
+                    hint="train from a base that it can convert")
+    if rows["served"] is not None and rows["served"] != rows["rendered"]:
+        raise Unfit(f"training would see another chat template than {wanted.model} is served with: "
+                    f"{_difference(rows['served'], rows['rendered'])}",
+                    hint="give the GGUF the template of the folder it is trained from (convert it again), "
+                         "or correct tokenizer_config.json there")
+
+
+def _difference(served: str, trained: str) -> str:
+    """Where two renderings part, as a person can find it."""
+    pairs = zip(served, trained, strict=False)
+    place = next((index for index, (one, other) in enumerate(pairs) if one != other),
+                 min(len(served), len(trained)))
+    near = slice(max(0, place - 15), place + 25)
+    return f"served {served[near]!r}, trained {trained[near]!r}"
+
+
 def _judged(wanted: Ordered, chosen: Candidate, rows: Mapping[str, Any]) -> Preflight:
     """The arithmetic again, with the true length of rows; and what speaks against it. Raises Unfit."""
     if not rows["rows"]:
         raise Unfit(f"{wanted.dataset.name} has no rows to train on")
-    if not rows["template"]:
-        raise Unfit("the model's tokenizer has no chat template, so nobody could ask it as it was trained",
-                    hint="train from a chat (instruct) model")
     share = rows["dropped"] / rows["looked"]
     if share > wanted.recipe.own.dropped:
         raise Unfit(f"{share:.0%} of the rows have prompts of max_length tokens or more and would be dropped",

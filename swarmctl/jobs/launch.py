@@ -1,0 +1,97 @@
+"""Training in several processes: torchrun starts them, on one host or several; accelerate, inside TRL, uses
+them.
+
+The job itself stays one process, which waits. Its processes end with it, however it ends: each looks every
+second whether the run's lock is still held.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from swarmctl.jobs.folder import Folder, read_json, write_json
+from swarmctl.jobs.spec import JobError, read_spec
+
+if TYPE_CHECKING:
+    from swarmctl.jobs.spec import Spec
+
+GRACE = 20.0
+LOOK_EVERY = 1.0
+STATIC = 1800  # seconds that hosts wait for each other
+
+
+def launch(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
+    """Train in the spec's processes; what the first of them gave. Raises JobError with the reason of one
+    that failed."""
+    gave, failed = folder.path / ".gave.json", folder.path / ".failed.json"
+    for path in (gave, failed):
+        path.unlink(missing_ok=True)
+    environ = {**os.environ, "OMP_NUM_THREADS": str(spec.threads or 1)}
+    process = subprocess.Popen(argv(spec, stage), cwd=folder.path, env=environ, stdin=subprocess.DEVNULL)
+    try:
+        status = process.wait()
+    finally:
+        if process.poll() is None:
+            _end(process)
+    found = read_json(gave)
+    if status != 0 or found is None:
+        said = (read_json(failed) or {}).get("error")
+        raise JobError(str(said or f"a training process ended with status {status}; see the log"))
+    for path in (gave, failed):
+        path.unlink(missing_ok=True)
+    return found
+
+
+def argv(spec: Spec, stage: str) -> tuple[str, ...]:
+    """torchrun's command. Several hosts meet at the first one's address; one host meets itself on a free
+    port."""
+    where: tuple[str, ...] = ("--standalone",)
+    if spec.node:
+        where = (f"--nnodes={spec.node.count}", f"--node-rank={spec.node.rank}",
+                 f"--master-addr={spec.node.address}", f"--master-port={spec.node.port}",
+                 f"--rdzv-conf=timeout={STATIC}")
+    return (sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={spec.processes}",
+            "-m", "swarmctl.jobs.launch", "spec.json", stage)
+
+
+def worker(path: Path, stage: str) -> None:
+    """One of the processes, started by torchrun."""
+    from swarmctl.jobs.training import train
+
+    folder = Folder(path.absolute().parent)
+    threading.Thread(target=_watch, args=(folder,), daemon=True).start()
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    try:
+        gave = train(read_spec(path), folder, stage)
+    except Exception as exc:
+        why = str(exc) if isinstance(exc, JobError) else f"{type(exc).__name__}: {exc}"
+        write_json(folder.path / ".failed.json", {"error": why})
+        raise
+    if first:
+        write_json(folder.path / ".gave.json", gave)
+
+
+def _watch(folder: Folder) -> None:
+    """End this process once the job is gone: it would train on for nobody, and beside its successor."""
+    while folder.holder() is not None:
+        time.sleep(LOOK_EVERY)
+    os._exit(1)
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    """Let torchrun end its processes, then see that it did."""
+    process.terminate()
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:
+        process.kill()
+
+
+if __name__ == "__main__":
+    worker(Path(sys.argv[1]), sys.argv[2])
