@@ -129,7 +129,7 @@ def test_servers_are_upgraded_one_after_the_other_while_people_ask(swarm):
     assert {host["state"] for host in report} == {"unchanged"}
     with Askers(swarm) as people:
         time.sleep(2)
-        found = swarm.upgrade()
+        found = swarm.upgrade("--tolerance", "0.2")  # people keep the machine busy
         time.sleep(1)
     assert people.failures == []
     assert len(people.hosts) > 10

@@ -281,15 +281,6 @@ log() { # NAME LINES
     tail -n "$2" "$data/servers/$1/log" 2>/dev/null
 }
 
-talking() { # PORT: how many connections to a port of this host are open
-    if [ -r /proc/net/tcp ]; then
-        cat /proc/net/tcp /proc/net/tcp6 2>/dev/null |
-            awk -v port="$(printf ':%04X' "$1")" '$4 == "01" && $2 ~ port "$"' | wc -l
-    else
-        netstat -an -p tcp 2>/dev/null | awk -v port="[.]$1" '$6 == "ESTABLISHED" && $4 ~ port "$"' | wc -l
-    fi
-}
-
 servers() { # names of the servers here
     for folder in "$data/servers"/*/; do
         if [ -d "$folder" ]; then basename "$folder"; fi

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import time
+from secrets import token_hex
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import ServerError, ServerUnavailable, SwarmError
@@ -53,21 +54,21 @@ def _llamacpp(endpoint: Endpoint, lengths: tuple[int, int], context: int, limit:
 
 
 def _ollama(endpoint: Endpoint, lengths: tuple[int, int], context: int, limit: float, number: int) -> Speed:
-    """Ollama takes text, and caches a prompt's beginning.
+    """Ollama takes text, and caches a prompt's beginning: each begins with a word that no prompt had before.
 
     It cannot be told to go on past a model's end; a schema makes it, at a little cost in speed, where the
     model would end at once.
     """
     answer = max(2, min(lengths[1], context // 4))
     words = max(1, min(lengths[0], (context - answer) // 2) - 2)
-    text = f"{number} " + " ".join(chr(97 + (place * 7 + number) % 26) for place in range(words))
-    body = {"model": endpoint.model, "prompt": text, "raw": True, "stream": False,
+    text = " ".join(chr(97 + (place * 7 + number) % 26) for place in range(words))
+    body = {"model": endpoint.model, "prompt": f"{token_hex(4)} {text}", "raw": True, "stream": False,
             "options": {"num_predict": answer, "temperature": 0, "seed": number}}
     said, wall = _posted(endpoint, "/api/generate", body, limit)
     cold = _number(said, "load_duration")
     if _number(said, "eval_count") < answer // 2:
         said, wall = _posted(endpoint, "/api/generate",
-                             {**body, "prompt": f"{text} {number}", "format": ENDLESS}, limit)
+                             {**body, "prompt": f"{token_hex(4)} {text}", "format": ENDLESS}, limit)
     load = _number(said, "load_duration")
     prompt_seconds = max(_number(said, "prompt_eval_duration") * NANO, 1e-6)
     return _speed(_number(said, "prompt_eval_count"), prompt_seconds,

@@ -7,7 +7,6 @@ before (fleet.move).
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -19,11 +18,10 @@ from swarmctl.errors import (
     SwarmError,
     UsageError,
 )
-from swarmctl.fleet.host_shell import on_host
 from swarmctl.fleet.locks import HostLock, local_lock
 from swarmctl.fleet.move import Mover
 from swarmctl.fleet.surveyed import Surveyed, look, refresh, supply_of, yard_of
-from swarmctl.inventory import OLLAMA_PORT, RUNTIMES, placed_on
+from swarmctl.inventory import RUNTIMES, placed_on
 from swarmctl.runtimes.ollama_plan import adopted
 from swarmctl.runtimes.regression import TOLERANCE
 from swarmctl.runtimes.versions import TITLES, held, held_words, in_force, wanted_version
@@ -42,9 +40,6 @@ if TYPE_CHECKING:
 
 LOCK_WAIT = 300.0
 DRAIN_LIMIT = 300.0
-#: seconds that connections to an Ollama may stay open after it takes no new questions
-QUIET_LIMIT = 30.0
-PAUSE = 0.5
 AWAY = (HostUnreachable, ConnectionLost, CommandTimeout)
 
 
@@ -228,7 +223,7 @@ def _move(yard: Yard, wish: Wish, plan: Report, hosts: dict[str, Surveyed], watc
     one = hosts[plan.host]
     mover = Mover(plan.runtime, one.host, one.remote, one.seen.data_dir, one.want,
                   supply_of(yard, hosts.values()), watcher.event,
-                  _idle(yard, one, plan.runtime, wish.drain), clock,
+                  _idle(yard, one, wish.drain), clock,
                   HostLock(one.remote, one.seen.data_dir, yard.paths.state), wish.tolerance)
     try:
         moved = mover.upgrade(plan.to)
@@ -252,10 +247,9 @@ def _error(plan: Report, moved: Moved) -> SwarmError | None:
     return None
 
 
-def _idle(yard: Yard, one: Surveyed, runtime: str, limit: float) -> Callable[[Teller], None]:
+def _idle(yard: Yard, one: Surveyed, limit: float) -> Callable[[Teller], None]:
     """Waits for the answers under way on a host; raises where they do not end."""
     def wait(tell: Teller) -> None:
-        began = time.monotonic()
         fleet = yard.fleet()
         entry = next((entry for entry in (fleet.hosts if fleet else ()) if entry.name == one.host.name), None)
         busy, _ = await_idle(yard.paths, entry, yard.inventory.ssh_config, timeout=limit,
@@ -263,19 +257,5 @@ def _idle(yard: Yard, one: Surveyed, runtime: str, limit: float) -> Callable[[Te
         if busy:
             raise SwarmError(f"{busy} answers are still under way after {limit:g} s; it was not switched",
                              host=one.host.name, hint="run it again later, or give --drain more seconds")
-        if runtime == "ollama":
-            _quiet(one, tell, min(limit - (time.monotonic() - began), QUIET_LIMIT))
 
     return wait
-
-
-def _quiet(one: Surveyed, tell: Teller, limit: float) -> None:
-    """Ollama tells nobody of the answers under way, but the host sees who talks to it. Somebody may keep a
-    connection open for nothing, so this is no longer waited for than a usual answer takes."""
-    began = time.monotonic()
-    port = str(one.host.ollama.port if one.host.ollama else OLLAMA_PORT)
-    while count := int(on_host(one.remote, "talking", one.seen.data_dir, port).strip() or 0):
-        if time.monotonic() - began > limit:
-            return
-        tell(f"{count} connections are open")
-        time.sleep(PAUSE)
