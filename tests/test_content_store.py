@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from swarmctl.errors import InventoryError, LockBusy, SwarmError, TransferFailed
-from swarmctl.fleet import download, store
+from swarmctl.fleet import store
 from swarmctl.fleet.locks import local_lock
 from swarmctl.fleet.store import Store, describe_file, resolve_model
 from swarmctl.inventory import ModelWish
@@ -78,16 +78,15 @@ def test_what_is_no_build_is_refused_and_leaves_nothing(tmp_path):
     assert list((tmp_path / "store" / "runtimes").iterdir()) == []
 
 
-def test_an_airgapped_folder_gives_builds_and_source(tmp_path, tarball, monkeypatch):
+def test_an_airgapped_folder_gives_builds_and_source(tmp_path, tarball):
     gap = tmp_path / "usb"
     gap.mkdir()
     (gap / "k.tar.gz").write_bytes(tarball.read_bytes())
     (gap / "k.tar.gz.sha256").write_text(sha256(tarball.read_bytes()).hexdigest() + "  k.tar.gz\n")
     (gap / SDIST).write_bytes(b"source")
-    monkeypatch.setattr(store, "SDIST_SHA256", sha256(b"source").hexdigest())
     kept = Store(tmp_path / "store", gap)
     assert kept.runtime_tar("k") is not None
-    assert kept.sdist(lambda _: None) == gap / SDIST
+    assert kept.sdist(lambda _: None, digest=sha256(b"source").hexdigest()) == gap / SDIST
 
 
 def test_an_airgapped_build_with_the_wrong_hash_is_refused(tmp_path, tarball):
@@ -144,15 +143,14 @@ def test_a_file_with_another_hash_than_promised_is_refused(paths, tmp_path):
         resolve_model(ModelWish("x", str(shipped()), sha256="0" * 64), tmp_path, paths)
 
 
-def test_a_file_is_hashed_once_and_again_when_it_changed(paths, tmp_path, monkeypatch):
+def test_a_file_is_hashed_once_and_again_when_it_changed(paths, tmp_path):
     path = tmp_path / "m.gguf"
     path.write_bytes(shipped().read_bytes())
-    hashed = []
-    real = store.hash_file
-    monkeypatch.setattr(store, "hash_file", lambda path: hashed.append(path) or real(path))
-    first = describe_file("m", path, paths.store / "described")
-    assert describe_file("other", path, paths.store / "described") == replace(first, name="other")
-    assert len(hashed) == 1
+    first, seen = describe_file("m", path, paths.store / "described"), path.stat()
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    os.utime(path, ns=(seen.st_atime_ns, seen.st_mtime_ns))
+    again = describe_file("other", path, paths.store / "described")
+    assert again == replace(first, name="other"), "of one size and time, so it is not read again"
     path.write_bytes(path.read_bytes() + b"x")
     assert describe_file("m", path, paths.store / "described").sha256 != first.sha256
 
@@ -204,7 +202,6 @@ def web(tmp_path, monkeypatch):
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     server.socket = context.wrap_socket(server.socket, server_side=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "cert.pem"))
-    monkeypatch.setattr(download.time, "sleep", lambda _: None)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     yield server
