@@ -13,8 +13,10 @@ main() {
     PATH=$PATH:/usr/lib/wsl/lib
     export LC_ALL PATH
     unset OMP_NUM_THREADS OMP_THREAD_LIMIT
-    nonce=$$-$(date +%s)
-    system=$(uname -s)
+    now=$(date +%s)
+    nonce=$$-$now
+    # shellcheck disable=SC2046  # four words
+    names $(uname -snrm)
     user=$(id -un 2>/dev/null)
     uid=$(id -u)
     data=${1:-.}
@@ -42,6 +44,14 @@ main() {
     section end
 }
 
+# names SYSTEM HOSTNAME RELEASE MACHINE: uname says them in this order however it is asked.
+names() {
+    system=$1
+    node=$2
+    release=$3
+    machine=$4
+}
+
 section() { printf '\n@@%s %s\n' "$nonce" "$1"; }
 
 # pair KEY VALUE: one line, whatever the value holds.
@@ -59,24 +69,29 @@ limit() {
     fi
 }
 
-# first FILE: its first line, without a fork.
+# first FILE: its first line. In $(...) that is a fork; peek leaves it in $line and is none.
 first() {
+    peek "$1"
+    printf '%s' "$line"
+}
+
+peek() {
     line=
     [ -r "$1" ] && read -r line 2>/dev/null <"$1"
-    printf '%s' "$line"
+    return 0
 }
 
 host() {
     section host
     echo "system $system"
-    echo "hostname $(uname -n)"
-    echo "release $(uname -r)"
-    echo "machine $(uname -m)"
+    echo "hostname $node"
+    echo "release $release"
+    echo "machine $machine"
     echo "user $user"
     echo "uid $uid"
     echo "home $HOME"
     echo "data_dir $data"
-    echo "clock $(date +%s)"
+    echo "clock $now"
     [ -r /proc/uptime ] && echo "uptime $(first /proc/uptime)"
     [ "$system" = Darwin ] && echo "boottime $(sysctl -n kern.boottime 2>/dev/null)"
     return 0
@@ -134,7 +149,7 @@ upwards() {
     shift 2
     while :; do
         for name in "$@"; do
-            [ -r "$root$path/$name" ] && echo "$name $path/ $(first "$root$path/$name")"
+            [ -r "$root$path/$name" ] && peek "$root$path/$name" && echo "$name $path/ $line"
         done
         case ${1},$root$path in
             memory*) inactive "$root$path/memory.stat" ;;
@@ -219,7 +234,8 @@ rotational() {
 gpus() {
     section pci
     for device in /sys/bus/pci/devices/*; do
-        class=$(first "$device/class")
+        peek "$device/class"
+        class=$line
         case $class in 0x03*) echo "$class $(first "$device/vendor") $(first "$device/device") ${device##*/}" ;; esac
     done
     if have nvidia-smi; then
@@ -267,20 +283,28 @@ tools() {
     section tools
     for tool in cc c++ g++ clang++ cmake ninja make nvcc hipcc glslc vulkaninfo python3 sha256sum shasum tar zstd gzip \
         curl wget setsid flock systemctl ollama git; do
-        path=$(command -v "$tool" 2>/dev/null) || continue
-        version=
-        case $tool in
-            c++ | clang++ | cmake | ninja | make | nvcc | hipcc | python3 | ollama)
-                version=$(limit 3 "$tool" --version 2>&1) ;;
-        esac
+        locate "$tool" || continue
         echo "tool $tool $path"
-        [ -n "$version" ] && pair version "$version"
+        [ "$tool" = ollama ] && pair version "$(limit 3 ollama --version 2>&1)"
     done
     return 0
 }
 
+# locate TOOL: where it lies, in $path, without the fork that $(command -v) is.
+locate() {
+    IFS=:
+    for path in $PATH; do
+        path=${path%/}/$1
+        [ -f "$path" ] && [ -x "$path" ] && break
+        path=
+    done
+    unset IFS
+    [ -n "$path" ]
+}
+
 listeners() {
     section listeners
+    found=
     if have ss && found=$(limit 3 ss -ltnpe 2>/dev/null); then
         echo "by ss"
         printf '%s\n' "$found"
@@ -319,6 +343,7 @@ ollamas() {
         case $port in ollama=*) port=${port#ollama=} ;; 11434) ;; *) continue ;; esac
         case $asked in *" $port "*) continue ;; esac
         asked="$asked$port "
+        absent "$port" && continue
         version=$(http "$port" /api/version)
         if [ -n "$version" ]; then
             case $version in *'"version"'*) ;; *) continue ;; esac
@@ -344,6 +369,17 @@ ollamas() {
         have docker && pair docker "$(limit 3 docker ps --format '{{.Image}} {{.Ports}}' 2>/dev/null | grep ":$port->")"
     done
     return 0
+}
+
+# absent PORT: surely nobody answers there, which saves a request. A port without a listener may still lead elsewhere:
+# by packet rules, which need route_localnet, or to Windows under WSL.
+absent() {
+    [ -n "$found" ] || return 1
+    case $release,$found in *icrosoft*,* | *":$1 "*) return 1 ;; esac
+    for file in /proc/sys/net/ipv4/conf/*/route_localnet; do
+        peek "$file"
+        [ "$line" = 0 ] || return 1
+    done
 }
 
 # The same in the words of ollama's own client, where the host has nothing that speaks HTTP; lines become tabs.
@@ -422,9 +458,11 @@ own() {
     [ -d "$data/blobs" ] && ls -ln "$data/blobs" 2>/dev/null
     section manifests
     [ -d "$data/ollama/models/manifests" ] && (cd "$data/ollama/models/manifests" && find . -type f | head -n 5000)
+    section lacking
+    [ -d "$data/ollama/models/manifests" ] && (cd "$data/ollama/models/manifests" && lacking)
     section speeds
     for file in "$data"/ollama/speed-*.json; do
-        [ -f "$file" ] && pair "${file##*/speed-}" "$(first "$file")"
+        [ -f "$file" ] && peek "$file" && [ -n "$line" ] && echo "${file##*/speed-} $line"
     done
     section servers
     for folder in "$data"/servers/*/; do
@@ -433,13 +471,28 @@ own() {
     return 0
 }
 
+# Manifests here that name a blob which is not there.
+lacking() {
+    { ls ../blobs && echo -- && grep -ro 'sha256:[0-9a-f]*' .; } | awk '
+        $0 == "--" { named = 1; next }
+        !named { there[$0] = 1; next }
+        match($0, /:sha256:[0-9a-f]*$/) {
+            blob = "sha256-" substr($0, RSTART + 8)
+            name = substr($0, 1, RSTART - 1)
+            if (!(blob in there) && !said[name]++) print name
+        }
+    '
+}
+
 server() {
     echo "server ${1##*/}"
     for name in digest restarts mode speed.json; do
-        pair "$name" "$(first "$1/$name")"
+        peek "$1/$name"
+        [ -n "$line" ] && echo "$name $line"
     done
     for name in supervisor server; do
-        pid=$(first "$1/$name.pid")
+        peek "$1/$name.pid"
+        pid=$line
         case $pid in '' | *[!0-9]*) continue ;; esac
         kill -0 "$pid" 2>/dev/null || continue
         pair "$name.pid" "$pid $(parent "$pid") $(arguments "$pid")"

@@ -100,9 +100,7 @@ class ShellRemote:
                             sink=lines.add if lines else None)
         if lines:
             lines.end()
-        if check and done.exit_status != 0:
-            raise _failed(self.host, done)
-        return done
+        return checked(self.host, done) if check else done
 
     def put(self, local: Path, remote: str, *, sha256: str, timeout: float,
             progress: Callable[[int], None] | None = None) -> None:
@@ -221,8 +219,11 @@ def shorten(argv: Sequence[str], width: int = 120) -> str:
     return line if len(line) <= width else f"{line[:width - 1]}…"
 
 
-def _failed(host: str, done: Completed) -> CommandFailed:
+def checked(host: str, done: Completed) -> Completed:
+    """The same, if it ended well; else raises CommandFailed."""
+    if done.exit_status == 0:
+        return done
     said = (done.stderr.strip() or done.stdout.strip())[-500:] or "it said nothing"
     status = f"status {done.exit_status}" if done.exit_status >= 0 else "a signal"
-    return CommandFailed(f"`{shorten(done.argv)}` ended with {status}: {said}", host=host,
-                         exit_status=done.exit_status, stdout=done.stdout, stderr=done.stderr)
+    raise CommandFailed(f"`{shorten(done.argv)}` ended with {status}: {said}", host=host,
+                        exit_status=done.exit_status, stdout=done.stdout, stderr=done.stderr)

@@ -87,6 +87,28 @@ def open_tunnel(paths: Paths, *, host_name: str, ssh: str, ports: Sequence[int],
     return found
 
 
+def master_is_up(paths: Paths, host_name: str) -> bool:
+    """Whether a host's master runs, as far as a look at its socket tells."""
+    return is_up(control_path(paths, host_name))
+
+
+def leads_to(paths: Paths, host_name: str, resolved: Resolved) -> bool:
+    """Whether a host's master was opened to that very destination. On a road with hops nobody knows."""
+    if resolved.jumps or resolved.option("proxycommand"):
+        return False
+    try:
+        return _aim_path(control_path(paths, host_name)).read_text(encoding="ascii") == _aim(resolved)
+    except OSError:
+        return False
+
+
+def command_argv(paths: Paths, host_name: str, command: str) -> tuple[str, ...]:
+    """The `ssh` command that runs a shell command over a host's master, and never on a road of its own."""
+    options = ("ControlMaster=no", "ProxyCommand=false", "LogLevel=ERROR")
+    return ("ssh", "-F", "none", "-T", *(part for option in options for part in ("-o", option)),
+            "-S", _escape(control_path(paths, host_name)), "swarmctl", command)
+
+
 def close_tunnel(paths: Paths, host_name: str) -> bool:
     """End a host's master and its forwards. False where none was running."""
     return _close(paths, _tag(host_name))
@@ -129,6 +151,17 @@ def _escape(control: Path) -> str:
     return str(control).replace("%", "%%")
 
 
+def _aim_path(control: Path) -> Path:
+    """Beside the control socket: where its master leads."""
+    return control.with_suffix(".to")
+
+
+def _aim(resolved: Resolved) -> str:
+    """A destination in a word: what decides which machine and user a connection ends at."""
+    aim = (resolved.hostname, resolved.port, resolved.user, resolved.known_as)
+    return sha256(repr(aim).encode()).hexdigest()
+
+
 def _tag(host_name: str) -> str:
     return sha256(host_name.encode()).hexdigest()[:12]
 
@@ -137,6 +170,7 @@ def _start_master(paths: Paths, host_name: str, ssh: str, ssh_config: str | None
                   linger: str) -> None:
     control = control_path(paths, host_name)
     control.unlink(missing_ok=True)  # left by a master that was killed
+    _aim_path(control).unlink(missing_ok=True)
     resolved = resolve(ssh, ssh_config)
 
     def lookup(hop: str) -> Resolved:
@@ -156,6 +190,7 @@ def _start_master(paths: Paths, host_name: str, ssh: str, ssh_config: str | None
         jump_status, jump_said = _run(proxy, patience) if proxy else (0, "")
         raise error_from_stderr(jump_said if jump_status else said, host_name, ssh,
                                 hop_names(resolved, lookup))
+    _aim_path(control).write_text(_aim(resolved), encoding="ascii")
 
 
 def _forward(control: Path, host_name: str, port: int, path: Path) -> None:
@@ -180,7 +215,7 @@ def _close(paths: Paths, tag: str) -> bool:
     if running:
         _run(_control_argv(control, "exit"), CONTROL_TIMEOUT)
         _await_end(control)
-    for path in (control, *paths.runtime.glob(f"{tag}-*")):
+    for path in (control, _aim_path(control), *paths.runtime.glob(f"{tag}-*")):
         path.unlink(missing_ok=True)
     return running
 

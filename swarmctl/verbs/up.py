@@ -7,6 +7,7 @@ one that is off keeps its last known entry in the snapshot and is reported.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -32,6 +33,7 @@ from swarmctl.fleet.sharing import Sharing
 from swarmctl.fleet.snapshot import Fleet, HostEntry, read_fleet, write_fleet
 from swarmctl.fleet.store import Store, resolve_model
 from swarmctl.fleet.survey import survey
+from swarmctl.fleet.warm import warm
 from swarmctl.runtimes.base import Want
 from swarmctl.runtimes.plans import host_notes, plan_host
 
@@ -103,8 +105,10 @@ def up(paths: Paths, inventory_path: Path, watcher: Watcher, *, only: Sequence[s
     hosts = chosen(inventory, only)
     if dry_run:
         models = _models(inventory, hosts, inventory_path, paths, watcher)
-        _, reports = _survey(inventory, hosts, models, paths)
+        plans, reports = _survey(inventory, hosts, models, paths)
         watcher.plan(reports)
+        for plan in plans:
+            plan.remote.close()
         return reports
     with local_lock(paths.state / "up.lock", "swarmctl up", wait=LOCK_WAIT, on_wait=watcher.note):
         inventory = wanted(read_inventory(inventory_path), read_releases(paths), paths, previous=previous)
@@ -155,8 +159,13 @@ def _survey(inventory: Inventory, hosts: Sequence[Host], models: dict[str, Model
         names = sorted({placement.model for placement in host.models})
         want = Want(host, {name: models[name] for name in names if name in models},
                     {name: inventory.models[name] for name in names})
-        seen = survey(remote, host)
-        return HostPlan(host, remote, want, seen, plan_host(want, seen), host_notes(want, seen))
+        with contextlib.ExitStack() as leaving:  # hundreds of connections that nobody needs are a burden
+            leaving.callback(remote.close)
+            seen = survey(warm(remote, host, paths, inventory.ssh_config), host)
+            plan = HostPlan(host, remote, want, seen, plan_host(want, seen), host_notes(want, seen))
+            if plan.steps:
+                leaving.pop_all()
+        return plan
 
     found = {host.name: result for host, result in over_hosts(hosts, look, timeout=SURVEY_LIMIT)}
     plans = tuple(result for host in hosts if isinstance(result := found[host.name], HostPlan))
