@@ -1,8 +1,10 @@
 """Pushing a model against scp, a second push, and one model to several hosts.
 
-Against hosts of a lab, each a real sshd on loopback, so every byte is encrypted and decrypted on these very
-cores: ratios, not speeds. scp is shown as people run it, and with what `push` does besides: a hash on the
-other side and the bytes on the disk before it says so. Prints the Markdown tables of docs/models.md.
+Against hosts of a lab, each a real sshd on this machine, so every byte is encrypted and decrypted on these
+very cores: ratios, not speeds. scp is shown as people run it, and with what `push` does besides: a hash on
+the other side and the bytes on the disk before it says so. As root the hosts of the second table live in
+network namespaces, and what leaves this machine is counted on the bridge to them; else the report's word is
+taken. Prints the Markdown tables of docs/models.md.
 
     python bench/models.py [MEGABYTES]
 """
@@ -11,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,7 +21,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from table import machine, median
+from table import machine, median, run
 
 from swarmctl.fleet.blobs import Blob, Place, from_here, from_host
 from swarmctl.fleet.progress import Teller
@@ -29,17 +32,19 @@ from swarmctl.lab.lab import Lab
 from swarmctl.shipped import shipped_model
 
 RUNS = 5
+PLAIN = re.compile(r"^version: 1\nssh_config: .*\n", re.MULTILINE)
 
 
 def main() -> None:
     size = int(sys.argv[1]) if len(sys.argv) > 1 else 300
     with tempfile.TemporaryDirectory() as folder:
-        lab = Lab.create(Path(folder) / "lab", hosts=3)
-        try:
-            lab.start()
-            show(lab, size)
-        finally:
-            lab.wipe()
+        for mode, table in (("loopback", show), ("netns" if os.geteuid() == 0 else "loopback", show_three)):
+            lab = Lab.create(Path(folder) / table.__name__, mode, hosts=3)
+            try:
+                lab.start()
+                table(lab, size)
+            finally:
+                lab.wipe()
 
 
 def show(lab: Lab, size: int) -> None:
@@ -78,48 +83,59 @@ def show_rest(lab: Lab, places: list[Place], source: Path, blob: Blob, base: flo
     between = timed(None, lambda: from_host(places[0], places[1], blob, quiet()))
     print(f"| from that host to the next, through this machine | {between:.2f} "
           f"| {blob.size / between / 1e6:.0f} | {base / between:.2f} |")
-    print("\n| to three hosts | seconds | MB from this machine | MB between hosts |\n|---|---:|---:|---:|")
-    for name, prepare in (("that cannot reach each other", lambda: None),
-                          ("whose SSH reaches each other", lambda: befriend(lab))):
-        prepare()
+
+
+def show_three(lab: Lab, size: int) -> None:
+    model = padded(lab, size)
+    print(f"\n| to three hosts, {model.stat().st_size / 1e6:.0f} MB each | seconds | MB from this machine "
+          "| MB between hosts |\n|---|---:|---:|---:|")
+    for name, between in (("that do not trust each other, one-time keys (`auto`)", "auto"),
+                          ("all from this machine (`never`)", "never"),
+                          ("whose SSH reaches each other (`trusted`)", "trusted")):
+        lab.paths.inventory.write_text(f"{PLAIN.search(lab.paths.inventory.read_text())[0]}"
+                                       f"between_hosts: {between}\n{hosts_of(lab)}")
+        if between == "trusted":
+            lab.befriend()
         for host in lab.hosts:
-            for old in (host.data_dir / "blobs").glob("*"):
-                old.unlink()
-        begun = time.perf_counter()
-        report = push_to_all(lab)
-        seconds = time.perf_counter() - begun
-        straight = sum(one["sent"] for one in report if one["way"].startswith("straight"))
-        mine = sum(one["sent"] for one in report) - straight
-        print(f"| {name} | {seconds:.2f} | {mine / 1e6:.0f} | {straight / 1e6:.0f} |")
+            shutil.rmtree(host.data_dir / "blobs", ignore_errors=True)
+        row(name, lab, model)
+        if between == "auto":
+            row("a second push: no weights move", lab, model)
 
 
-def push_to_all(lab: Lab) -> list[dict]:
-    """`swarmctl models push` of the larger shipped model, padded to a size worth sending."""
+def hosts_of(lab: Lab) -> str:
+    return "\n".join(("hosts:", *(f"  {host.name}: {{data_dir: {host.data_dir}}}" for host in lab.hosts), ""))
+
+
+def row(name: str, lab: Lab, model: Path) -> None:
+    os.sync()
+    before, begun = left_here(lab), time.perf_counter()
+    report = push_to_all(lab, model)
+    seconds = time.perf_counter() - begun
+    straight = sum(one["sent"] for one in report if one["straight"])
+    counted = left_here(lab) - before if before is not None else sum(one["sent"] for one in report) - straight
+    print(f"| {name} | {seconds:.2f} | {counted / 1e6:.0f} | {straight / 1e6:.0f} |")
+
+
+def left_here(lab: Lab) -> int | None:
+    """Bytes that this machine has sent into the lab, as the kernel counts them; None on loopback."""
+    if lab.hosts[0].space is None:
+        return None
+    return int(Path(f"/sys/class/net/{lab.hosts[0].space.bridge}/statistics/tx_bytes").read_text())
+
+
+def push_to_all(lab: Lab, model: Path) -> list[dict]:
+    """`swarmctl models push` as a person runs it."""
     names = [part for host in lab.hosts for part in ("--to", host.name)]
-    argv = (sys.executable, "-m", "swarmctl", "models", "push", str(padded(lab)), *names, "--json")
-    done = subprocess.run(argv, env={**os.environ, **lab.environ}, check=True, capture_output=True,
-                          text=True)
-    return json.loads(done.stdout)
+    argv = (sys.executable, "-m", "swarmctl", "models", "push", str(model), *names, "--json")
+    return json.loads(run(argv, environ={**os.environ, **lab.environ}).stdout)
 
 
-def padded(lab: Lab) -> Path:
-    """A GGUF may be longer than its tensors."""
+def padded(lab: Lab, size: int) -> Path:
+    """The larger shipped model, at a size worth sending: a GGUF may be longer than its tensors."""
     path = lab.folder / "padded.gguf"
-    if not path.exists():
-        path.write_bytes((shipped_model("large") / "model.gguf").read_bytes() + os.urandom(1 << 20) * 100)
+    path.write_bytes((shipped_model("large") / "model.gguf").read_bytes() + os.urandom(1 << 20) * size)
     return path
-
-
-def befriend(lab: Lab) -> None:
-    """Give every host's `ssh` a key and the others' host keys, as its user might have set it up."""
-    tools = lab.folder / "tools"
-    tools.mkdir()
-    wrapper = tools / "ssh"
-    wrapper.write_text(f'#!/bin/sh\nexec {shutil.which("ssh")} -F {lab.ssh_config} '
-                       f'-o UserKnownHostsFile={lab.paths.known_hosts} "$@"\n')
-    wrapper.chmod(0o755)
-    for host in lab.hosts:
-        (host.folder / "home" / ".bashrc").write_text(f"PATH={tools}:$PATH\n")
 
 
 def push(source: Path, place: Place, blob: Blob) -> None:
