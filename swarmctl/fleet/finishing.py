@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.atomic import write_whole
 from swarmctl.errors import SwarmError, TransferFailed, UsageError
 from swarmctl.fleet import jobs
-from swarmctl.fleet.install import transfer_time
 from swarmctl.fleet.store import hash_file
 from swarmctl.fleet.workshop import here, on_host
 from swarmctl.jobs.spec import Spec
@@ -33,6 +32,7 @@ if TYPE_CHECKING:
 KINDS = ("Q4_K_M", "Q8_0", "F16", "Q4_0", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K")
 WHOLE = ("gguf", "quantise", "perplexity", "verify")
 ALONE = ("verify",)
+FETCH_LIMIT = 6 * 3600.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +182,7 @@ def _bring(shop: Workshop, order: Order, kept: Path, tell: Teller) -> None:
     there = f"{jobs.run_folder(shop.data_dir, order.name)}/out"
     tell("fetching what is served")
     for name in ("rendered.json", "model.gguf"):
-        shop.remote.get(f"{there}/{name}", kept / name, timeout=transfer_time(1 << 40))
+        shop.remote.get(f"{there}/{name}", kept / name, timeout=FETCH_LIMIT)
     if order.run and not (kept / "merged").is_dir():
         tell("fetching what the next round trains from")
         jobs.fetch(shop.remote, order.run.data_dir, order.run.id, "out/merged", kept / "merged")
