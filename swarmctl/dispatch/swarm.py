@@ -105,6 +105,7 @@ def _candidate(paths: Paths, entry: HostEntry, served: Served,
         energy_price=entry.energy_price, prior=served.quality,
         good={category: pair[0] for category, pair in rated.items()},
         bad={category: pair[1] for category, pair in rated.items()}, tag=served.tag,
+        release=served.release, share=served.share, canary=served.canary,
     )
 
 
