@@ -48,7 +48,8 @@ class ServerStatus:
     embedding model embeds a word in `seconds`, and has a prefill speed only.
 
     What the host's own facts add: down (nothing runs or restarts it), no runtime (what it runs on is gone),
-    and of a load its `progress`, the share of the weights that is read (0 to 0.99).
+    and of a load its `progress`, the share of the weights that is read (0 to 0.99). `release`, `share` and
+    `canary` as in the snapshot.
     """
 
     model: str
@@ -64,6 +65,9 @@ class ServerStatus:
     prefill_speed: float | None = None
     embedding: bool = False
     progress: float | None = None
+    release: str = ""
+    share: float = 1.0
+    canary: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +186,7 @@ def _server(served: Served, endpoint: Endpoint, facts: Facts) -> ServerStatus:
     state, detail, progress = _stage(served, health, endpoint, facts, seen)
     return ServerStatus(served.model, served.runtime, served.port, state, detail, health.seconds, busy, slots,
                         seen.restarts if seen else 0, served.decode_speed, served.prefill_speed,
-                        served.embedding, progress)
+                        served.embedding, progress, served.release, served.share, served.canary)
 
 
 def _stage(served: Served, health: Health, endpoint: Endpoint, facts: Facts,
