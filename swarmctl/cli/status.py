@@ -92,7 +92,8 @@ def _server_cells(server: ServerStatus | None) -> tuple[str, ...]:
     busy = f"{server.busy}/{server.slots}" if server.busy is not None else ""
     rate = server.prefill_speed if server.embedding else server.decode_speed
     speed = f"{rate:.0f}" if rate else ""
-    name = f"{server.model} (vectors)" if server.embedding else server.model
+    name = f"{server.model}:{server.release}" if server.release else server.model
+    name += " (vectors)" if server.embedding else f" (canary, {server.share:.0%})" if server.canary else ""
     colour = COLOURS.get(server.state, "")
     again = f", {server.restarts} restarts" if server.restarts else ""
     far = f" {server.progress:.0%}" if server.progress is not None else ""
