@@ -13,6 +13,7 @@ import re
 import shlex
 import shutil
 import subprocess
+import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,11 @@ from running import Cli
 from test_ollama import FOLDER as OLLAMA
 
 from swarmctl.fleet.host_shell import script
+from swarmctl.fleet.local import LocalRemote
+from swarmctl.fleet.survey import survey
+from swarmctl.inventory import Host
 from swarmctl.paths import Paths
+from swarmctl.runtimes.llamacpp_build import LLAMACPP, choose_build
 
 pytestmark = [pytest.mark.runtime, pytest.mark.netns, pytest.mark.timeout(280)]
 
@@ -220,6 +225,26 @@ def test_a_disk_that_is_full_of_what_nobody_wants(clinic, tmp_path):
         assert ("worlock", "disk") not in clinic.findings("worlock", less=("swap",))
     finally:
         clinic.there("worlock", "umount", str(small))
+
+
+def test_a_host_with_another_version(clinic, llamacpp_bin, tmp_path):
+    """The real llama-server under another version's key, as an admin pinned it for one host and forgot."""
+    seen = survey(LocalRemote("here"), Host("here", "local", data_dir=str(tmp_path / "none")))
+    build = f"{choose_build('auto', seen, '0.3.90').key}.tar.gz"
+    with tarfile.open(tmp_path / build, "w:gz", compresslevel=1) as tar:
+        tar.add(llamacpp_bin, "bin")
+    pinned = clinic.text.replace("version: 1\n", f"version: 1\nairgap: {tmp_path}\n").replace(
+        "  spinoza:\n", "  spinoza:\n    #pin\n")
+    before, _, after = pinned.partition("    #pin\n")
+    after = after.replace("llamacpp: {", "llamacpp: {version: 0.3.90, ", 1)
+    clinic.lab.paths.inventory.write_text(before + after)
+    clinic.run("upgrade", "spinoza", limit=250)
+    clinic.lab.paths.inventory.write_text(clinic.text)
+    found = clinic.findings()
+    assert set(found) == {("spinoza", "drift")}
+    assert found["spinoza", "drift"]["seen"] == f"0.3.90 here, {LLAMACPP} on calisota, worlock"
+    clinic.mend(found["spinoza", "drift"])
+    assert clinic.findings() == {}
 
 
 def test_a_clock_that_is_wrong(clinic, tmp_path):

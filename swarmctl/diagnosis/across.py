@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from swarmctl.diagnosis.examined import Patient
 
+RUNTIMES = {"llama.cpp": "llamacpp", "Ollama": "ollama"}
 WHY = "one model with one seed answers differently from host to host, and a defect is there on one only"
 
 
@@ -35,7 +36,8 @@ def _drift(name: str, versions: Mapping[str, str], adopted: frozenset[str]) -> I
             yield Finding(host, "drift", "warning", f"its {name} is another version than the rest's",
                           f"{version} here, {usual} on {others}", WHY,
                           f"install {name} {usual} on {host}, the way the old one was installed"
-                          if host in adopted else f"swarmctl upgrade {host}")
+                          if host in adopted else
+                          f"swarmctl upgrade {host} --runtime {RUNTIMES[name]} --to {usual}")
 
 
 def _llamacpp(patient: Patient) -> str:
