@@ -121,7 +121,7 @@ class MeasureSpeed:
 @dataclass(frozen=True, slots=True)
 class CreateModel:
     """Make a model in an Ollama of a GGUF's bytes, under a name that says which bytes. `size` in bytes;
-    `parameters` are Ollama's, fixed when the model is made."""
+    `parameters` are Ollama's, fixed when the model is made. `anew` where one of that name lacks weights."""
 
     model: str
     tag: str
@@ -130,6 +130,7 @@ class CreateModel:
     port: int
     parameters: Mapping[str, int]
     reason: str
+    anew: bool = False
 
     @property
     def title(self) -> str:
@@ -140,12 +141,13 @@ class CreateModel:
 
 @dataclass(frozen=True, slots=True)
 class PullModel:
-    """Have an Ollama fetch a model from its registry."""
+    """Have an Ollama fetch a model from its registry; `anew` where one of that name lacks weights."""
 
     model: str
     tag: str
     port: int
     reason: str
+    anew: bool = False
 
     @property
     def title(self) -> str:

@@ -70,7 +70,8 @@ def done(made, seen, steps):
             case CreateModel() | PullModel():
                 seen = replace(seen, ollamas=tuple(_gained(one, step) for one in seen.ollamas))
                 if any(one.mode == "own" and one.port == step.port for one in seen.ollamas):
-                    seen = replace(seen, ollama_kept=(*seen.ollama_kept, step.tag))
+                    seen = replace(seen, ollama_kept=(*seen.ollama_kept, step.tag),
+                                   ollama_lacking=tuple(x for x in seen.ollama_lacking if x != step.tag))
             case MeasureSpeed() if step.tag:
                 seen = replace(seen, ollama_speeds={**seen.ollama_speeds, speed_name(step.tag): Speed(1, 1)})
             case _:
@@ -97,6 +98,28 @@ def test_a_bare_host_gets_release_server_models_and_a_measurement():
     assert create.tag == f"tiny:{TINY.sha256[:12]}"
     assert all(step.reason for step in steps)
     assert "OLLAMA_HOST=127.0.0.1:11434" in start.reason
+
+
+def test_a_model_that_is_listed_and_lacks_its_weights_is_made_anew_and_once():
+    made, seen = wanted("tiny"), facts()
+    seen = done(made, seen, plan_ollama(made, seen))
+    (tag,) = seen.ollama_kept
+    hurt = replace(seen, ollama_lacking=(tag, "somebody-elses:latest"))
+    (step,) = plan_ollama(made, hurt)
+    assert (type(step), step.tag, step.anew) == (CreateModel, tag, True)
+    assert step.reason == "it lists that model and lacks its weights"
+    assert plan_ollama(made, done(made, hurt, (step,))) == ()
+    adopts = facts(ollamas=(STRANGER,), ollama_lacking=(tag,))
+    assert [step.anew for step in plan_ollama(made, adopts) if isinstance(step, CreateModel)] == [False]
+
+
+def test_an_inventory_that_lets_one_model_be_loaded_is_told_what_that_evicts():
+    wish = OllamaWish(env={"OLLAMA_MAX_LOADED_MODELS": 1})
+    start = next(step for step in plan_ollama(wanted("tiny", "eight", ollama=wish), facts())
+                 if isinstance(step, StartServer))
+    assert "evicts another model, as at most 1 may be loaded" in start.reason
+    assert "OLLAMA_KEEP_ALIVE=10m" in start.reason
+    assert environment(wanted("tiny", "eight", ollama=wish), facts())["OLLAMA_MAX_LOADED_MODELS"] == "1"
 
 
 def test_a_running_ollama_is_adopted_with_a_note_and_without_a_step_of_its_own():

@@ -54,7 +54,7 @@ def blobs_seen(sections: Sections) -> tuple[BlobSeen, ...]:
     found = []
     for line in sections.get("blobs", ()):
         words = line.split()
-        name = re.fullmatch(r"sha256-([0-9a-f]{64})", words[-1])
+        name = re.fullmatch(r"sha256-([0-9a-f]{64})", words[-1] if words else "")
         size = number(words[4]) if len(words) >= 9 and line.startswith("-") else None
         if name and size is not None:
             found.append(BlobSeen(name[1], size))
@@ -73,10 +73,11 @@ def servers_seen(sections: Sections, data_dir: str) -> tuple[ServerSeen, ...]:
     return tuple(_server(group, data_dir.rstrip("/")) for group in groups if group["name"])
 
 
-def manifests_seen(sections: Sections) -> tuple[str, ...]:
-    """Names of the models in swarmctl's own Ollama, from its manifests: registry/namespace/model/tag."""
+def manifests_seen(sections: Sections, name: str = "manifests") -> tuple[str, ...]:
+    """Names of the models in swarmctl's own Ollama, from its manifests: registry/namespace/model/tag. Those
+    in the section `lacking` name a blob that is gone."""
     found = []
-    for line in sections.get("manifests", ()):
+    for line in sections.get(name, ()):
         parts = line.strip().removeprefix("./").split("/")
         if len(parts) == 4 and all(parts):
             shown = [part for part, usual in zip(parts, ("registry.ollama.ai", "library"), strict=False)

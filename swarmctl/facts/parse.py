@@ -73,7 +73,8 @@ def _facts(sections: Sections) -> Facts:
         blobs=blobs_seen(sections), servers=servers,
         runners=runners_seen(sections),
         ollama=tools.get("ollama"), ollamas=ollamas_seen(sections, servers, listeners),
-        ollama_kept=manifests_seen(sections), ollama_speeds=speeds_seen(sections),
+        ollama_kept=manifests_seen(sections), ollama_lacking=manifests_seen(sections, "lacking"),
+        ollama_speeds=speeds_seen(sections),
         systemd_user=_systemd_user(sections),
         problems=(*problems, *disk_problems),
     )

@@ -195,9 +195,9 @@ class Facts:
     """Everything one survey learned of one host. `data_dir` is absolute, with ~ expanded on the host.
 
     `tools` maps a tool to its version (empty where it was not asked) and `tool_paths` to where it lies.
-    `ollama_kept` names the models of swarmctl's own Ollama, running or not; `ollama_speeds` maps a model's
-    name in Ollama, as file names have it, to what `up` measured. `versions` is the end of the history of
-    runtimes' versions, oldest first.
+    `ollama_kept` names the models of swarmctl's own Ollama, running or not, and `ollama_lacking` those of
+    them whose blobs are not all there; `ollama_speeds` maps a model's name in Ollama, as file names have it,
+    to what `up` measured. `versions` is the end of the history of runtimes' versions, oldest first.
     """
 
     hostname: str
@@ -230,6 +230,7 @@ class Facts:
     ollama: str | None = None
     ollamas: tuple[OllamaSeen, ...] = ()
     ollama_kept: tuple[str, ...] = ()
+    ollama_lacking: tuple[str, ...] = ()
     ollama_speeds: Mapping[str, Speed] = field(default_factory=dict)
     systemd_user: bool = False
     problems: tuple[str, ...] = ()

@@ -46,12 +46,12 @@ def wait_answering(endpoint: Callable[[], Endpoint], still_alive: Callable[[], N
 
 def create_model(remote: ShellRemote, want: Want, data_dir: str, endpoint: Endpoint, step: CreateModel, *,
                  at: Place | None, tell: Teller) -> None:
-    """Make the model unless it is there; its bytes are taken from `at` on the host, else they go through the
-    tunnel.
+    """Make the model unless it is there whole; its bytes are taken from `at` on the host, else they go
+    through the tunnel.
 
     Raises DiskFull, ToolMissing, ServerErrors and RemoteErrors.
     """
-    if step.tag in {one.name for one in ollama_models.tags(endpoint)}:
+    if not step.anew and step.tag in {one.name for one in ollama_models.tags(endpoint)}:
         return
     require_space(remote, data_dir, 2 * step.size, f"making {step.tag} in Ollama (it writes its bytes twice)")
     place = at or Place(remote, blob_path(data_dir, step.sha256), data_dir, want.host.ssh)
@@ -67,13 +67,13 @@ def create_model(remote: ShellRemote, want: Want, data_dir: str, endpoint: Endpo
 
 def made_already(endpoint: Endpoint, step: CreateModel) -> bool:
     """Whether no weights are needed any more: the model is there, or its blob is."""
-    return (step.tag in {one.name for one in ollama_models.tags(endpoint)}
-            or ollama_models.has_blob(endpoint, step.sha256))
+    listed = not step.anew and step.tag in {one.name for one in ollama_models.tags(endpoint)}
+    return listed or ollama_models.has_blob(endpoint, step.sha256)
 
 
 def pull_model(remote: ShellRemote, data_dir: str, endpoint: Endpoint, step: PullModel, tell: Teller) -> None:
     """Have the server fetch the model unless it is there. Raises DiskFull, ServerErrors and RemoteErrors."""
-    if step.tag in {one.name for one in ollama_models.tags(endpoint)}:
+    if not step.anew and step.tag in {one.name for one in ollama_models.tags(endpoint)}:
         return
 
     def told(stage: Stage) -> None:

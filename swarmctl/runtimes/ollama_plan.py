@@ -158,17 +158,20 @@ def _start(spec: ServerSpec, server: ServerSeen | None, shape: Shape) -> Iterato
 def _models(want: Want, seen: Facts, there: OllamaSeen | None, shape: Shape, *,
             adopts: bool) -> Iterator[CreateModel | PullModel]:
     names = {model.name for model in there.models} if there else set(seen.ollama_kept)
+    lacking = set() if adopts else set(seen.ollama_lacking)
     for placement, port in placed_on(want.host, "ollama"):
         tag = tag_of(want, placement)
-        if tag in names:
+        if tag in names - lacking:
             continue
-        reason = "it has no model of that name"
+        anew = tag in names
+        reason = "it lists that model and lacks its weights" if anew else "it has no model of that name"
         if want.wishes[placement.model].pulled:
-            yield PullModel(placement.model, tag, port, reason)
+            yield PullModel(placement.model, tag, port, reason, anew)
             continue
         model = want.models[placement.model]
         yield CreateModel(model.name, tag, model.sha256, model.size, port,
-                          parameters(want, seen, placement, shape.fits[model.name], adopted=adopts), reason)
+                          parameters(want, seen, placement, shape.fits[model.name], adopted=adopts), reason,
+                          anew)
 
 
 def _measures(want: Want, seen: Facts, shape: Shape, *, adopts: bool, anew: bool) -> Iterator[MeasureSpeed]:

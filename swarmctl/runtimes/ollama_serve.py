@@ -84,8 +84,8 @@ def environment(want: Want, facts: Facts, shape: Shape) -> dict[str, str]:
 
 
 def shape_of(want: Want, facts: Facts, taken: Room | None = None) -> Shape:
-    """Fit every model alone, then count how many fit together. `taken` is the room that llama.cpp's servers
-    leave.
+    """Fit every model alone, then count how many fit together, or may be together by the inventory's own
+    OLLAMA_MAX_LOADED_MODELS. `taken` is the room that llama.cpp's servers leave.
 
     Raises SwarmError, with the numbers, where one does not fit even alone.
     """
@@ -96,18 +96,20 @@ def shape_of(want: Want, facts: Facts, taken: Room | None = None) -> Shape:
     parallel = _parallel(want, placements, facts)
     context = _context(want, placements)
     fits, left, together, evicted = {}, space, 0, []
+    most = _most_loaded(want)
     for _, model in known:
         alone, _ = fit(model, space, context=_capped(context, model), parallel=parallel)
         fits[model.name] = alone
         beside = _beside(model, left, alone)
-        if beside is None:
+        if beside is None or together == most:
             evicted.append(model.name)
         else:
             left, together = beside, together + 1
     shared = context or min((one.context for one in fits.values()), default=DEFAULT_CONTEXT)
     cache = "q8_0" if any(one.cache_type == "q8_0" for one in fits.values()) else "f16"
     unknown = len(placements) - len(known)
-    note = f"loading {', '.join(evicted)} evicts another model, as not all fit at once" if evicted else ""
+    why = "not all fit at once" if most is None else f"at most {most} may be loaded"
+    note = f"loading {', '.join(evicted)} evicts another model, as {why}" if evicted else ""
     return Shape(fits, shared, parallel, cache, max(1, together + (0 if evicted else unknown)), note)
 
 
@@ -131,6 +133,12 @@ def served_context(want: Want, placement: Placement, shape: Shape, *, adopted: b
     found = (wished or DEFAULT_CONTEXT) if adopted else shape.context
     model = want.models.get(placement.model)
     return min(found, model.context_train) if model else found
+
+
+def _most_loaded(want: Want) -> int | None:
+    """How many models the inventory lets be loaded at once; None where it leaves that to memory."""
+    said = (want.host.ollama or OllamaWish()).env.get("OLLAMA_MAX_LOADED_MODELS")
+    return int(str(said)) if str(said).isdigit() and int(str(said)) > 0 else None
 
 
 def _beside(model: ModelFile, left: Room, alone: Fit) -> Room | None:
