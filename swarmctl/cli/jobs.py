@@ -117,6 +117,18 @@ def logs(
 
 
 @app.command()
+def tensorboard(
+    ctx: typer.Context,
+    run: RUN = "latest",
+    port: Annotated[int | None, typer.Option(min=1024, max=65535, help="The port here; a free one.")] = None,
+) -> None:
+    """Open TensorBoard over a run, through a tunnel, until Ctrl-C."""
+    from swarmctl.verbs.jobs import tensorboard as verb
+
+    verb(ctx.obj.paths, _inventory(ctx.obj), run, port, typer.echo)
+
+
+@app.command()
 def remove(ctx: typer.Context, run: RUN) -> None:
     """Remove a run's folder from its host, with its checkpoints and weights. A release made of it stays."""
     from swarmctl.verbs.jobs import remove as verb

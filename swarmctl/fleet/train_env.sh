@@ -31,7 +31,7 @@ done
 if command -v uv >/dev/null; then
     echo "stage installing with uv"
     [ -x "$folder/bin/python" ] || uv venv --quiet --python "$python" "$folder" --allow-existing || exit 1
-    uv pip install --python "$folder/bin/python" --require-hashes --compile-bytecode "$@" 2>&1 || exit 1
+    uv pip install --python "$folder/bin/python" --require-hashes "$@" 2>&1 || exit 1
 else
     echo "stage installing with pip"
     [ -x "$folder/bin/pip" ] || "$python" -m venv "$folder" || {

@@ -109,6 +109,26 @@ def command_argv(paths: Paths, host_name: str, command: str) -> tuple[str, ...]:
             "-S", _escape(control_path(paths, host_name)), "swarmctl", command)
 
 
+def forward_port(paths: Paths, *, host_name: str, ssh: str, port: int, near: int,
+                 ssh_config: str | None = None, connect_timeout: float = 5.0) -> None:
+    """Make 127.0.0.1:`near` of this machine lead to that host's 127.0.0.1:`port`, for programs that speak
+    to no socket (a browser), until `unforward_port` or the master's end. Raises as `open_tunnel`."""
+    open_tunnel(paths, host_name=host_name, ssh=ssh, ports=(port,), ssh_config=ssh_config,
+                connect_timeout=connect_timeout)
+    argv = _control_argv(control_path(paths, host_name), "forward", "-o", "ExitOnForwardFailure=yes",
+                         "-L", f"127.0.0.1:{near}:127.0.0.1:{port}")
+    status, said = _run(argv, CONTROL_TIMEOUT)
+    if status != 0:
+        raise HostUnreachable(f"no tunnel to its port {port} ({said.strip() or 'ssh gave no reason'})",
+                              host=host_name)
+
+
+def unforward_port(paths: Paths, *, host_name: str, port: int, near: int) -> None:
+    """Undo `forward_port`."""
+    _run(_control_argv(control_path(paths, host_name), "cancel", "-L", f"127.0.0.1:{near}:127.0.0.1:{port}"),
+         CONTROL_TIMEOUT)
+
+
 def close_tunnel(paths: Paths, host_name: str) -> bool:
     """End a host's master and its forwards. False where none was running."""
     return _close(paths, _tag(host_name))

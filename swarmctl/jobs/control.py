@@ -35,6 +35,8 @@ def main(verb: str, *arguments: str) -> int:
         tell(cancel(folder))
     elif verb == "state":
         tell(state(folder))
+    elif verb == "tensorboard":
+        tensorboard(folder)
     else:
         sys.stderr.write(f"no verb {verb}\n")
         return 2
@@ -110,6 +112,13 @@ def follow(folder: Folder, offset: int) -> None:
             break
         time.sleep(POLL)
     tell({"event": "state", **state(folder)})
+
+
+def tensorboard(folder: Folder) -> None:
+    """Become TensorBoard on a free port of loopback; its first lines say which."""
+    os.dup2(sys.stdout.fileno(), sys.stderr.fileno())
+    os.execv(sys.executable, (sys.executable, "-m", "tensorboard.main", "--logdir",  # noqa: S606
+                              str(folder.path / "tensorboard"), "--host", "127.0.0.1", "--port", "0"))
 
 
 def end_all(folder: Folder) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import Unfit
 from swarmctl.jobs.spec import Spec
+from swarmctl.training.deepspeed import deepspeed_config
 from swarmctl.training.memory import Sum, disk_needed, memory_needed
 from swarmctl.training.precision import gpus_for_training, precision
 
@@ -30,6 +31,7 @@ class Fitting:
     threads: int | None
     memory: Sum
     disk: Sum
+    deepspeed: Mapping[str, Any] | None = None
 
     @property
     def lacks(self) -> tuple[Sum, ...]:
@@ -66,16 +68,15 @@ def fitting(recipe: Recipe, shape: ModelShape, load: Load, seen: Facts, limits: 
     disk = disk_needed(recipe, shape, weights=load.weights, dataset=load.dataset,
                        environment=load.environment, has=min(seen.disk.free, limits.disk or seen.disk.free))
     threads = None if gpus else max(1, (limits.threads or seen.cpu.threads) // processes)
-    return Fitting(chosen, why, processes, threads, memory, disk)
+    return Fitting(chosen, why, processes, threads, memory, disk, deepspeed_config(recipe.own, chosen, seen))
 
 
-def spec_of(recipe: Recipe, fit: Fitting, *, run: str, model: str,
-            deepspeed: Mapping[str, Any] | None) -> Spec:
+def spec_of(recipe: Recipe, fit: Fitting, *, run: str, model: str) -> Spec:
     """The job's spec.json. `model` is the folder of the weights on the host."""
     return Spec(run=run, stages=recipe.stages, model=model, dataset="data", args=dict(recipe.keys),
                 precision=fit.precision, processes=fit.processes, threads=fit.threads,
                 checkpoint_minutes=recipe.own.checkpoint_minutes, dropped=recipe.own.dropped,
-                deepspeed=deepspeed)
+                deepspeed=fit.deepspeed)
 
 
 def _room(seen: Facts, processes: int) -> tuple[str, int]:

@@ -3,16 +3,19 @@ asks."""
 
 from __future__ import annotations
 
+import re
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import CommandTimeout, SwarmError, UsageError
+from swarmctl.errors import CommandTimeout, JobFailed, SwarmError, UsageError
 from swarmctl.fleet import jobs
 from swarmctl.fleet.pool import over_hosts
+from swarmctl.fleet.ports import free_ports
 from swarmctl.fleet.remote import connect
 from swarmctl.fleet.runs import Run, find_run, finished, known_runs, record, take_back_host
 from swarmctl.fleet.survey import survey
+from swarmctl.fleet.tunnels import forward_port, unforward_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -24,6 +27,7 @@ if TYPE_CHECKING:
 
 LOOK_LIMIT = 60.0
 LOG_LIMIT = 86_400.0
+SERVING = re.compile(r"TensorBoard \S+ at http://[^:/]+:(\d+)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,35 @@ def _row(paths: Paths, host: str, state: JobState, run: Run | None) -> Row:
     if run is not None:
         take_back_host(paths, run, state)
     return Row(host, state, run)
+
+
+def tensorboard(paths: Paths, inventory: Inventory, named: str, port: int | None,
+                say: Callable[[str], None]) -> None:
+    """Run TensorBoard over a run's event files on its host, and lead a port of this machine to it; `say`
+    hears its address. Until interrupted."""
+    run = find_run(paths, named)
+    host = inventory.host(run.host)
+    near = port or free_ports(1)[0]
+    there: list[int] = []
+
+    def heard(line: str) -> None:
+        found = SERVING.search(line)
+        if found and not there:
+            there.append(int(found[1]))
+            if not host.local:
+                forward_port(paths, host_name=host.name, ssh=host.ssh, port=there[0], near=near,
+                             ssh_config=inventory.ssh_config, connect_timeout=host.connect_timeout)
+            say(f"http://127.0.0.1:{there[0] if host.local else near}/")
+
+    with _host(paths, inventory, run) as remote:
+        try:
+            folder = jobs.run_folder(run.data_dir, run.id)
+            done = remote.run(("sh", f"{folder}/job", "tensorboard"), timeout=LOG_LIMIT, on_line=heard,
+                              check=False)
+            raise JobFailed(f"TensorBoard ended: {done.stdout.strip().splitlines()[-1:]}", host=run.host)
+        finally:
+            if there and not host.local:
+                unforward_port(paths, host_name=host.name, port=there[0], near=near)
 
 
 @contextmanager

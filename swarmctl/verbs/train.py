@@ -156,7 +156,7 @@ def _on_host(wanted: Ordered, chosen: Candidate, watcher: Watcher, *, follow: bo
             raise _unfit(replace(chosen, fit=found.fit))
         return None
     run = replace(run, plan=_planned(found))
-    spec = spec_of(wanted.recipe, found.fit, run=run.id, model=base, deepspeed=None)
+    spec = spec_of(wanted.recipe, found.fit, run=run.id, model=base)
     keep_run(wanted.paths, run)
     record(wanted.paths, run, "start", now())
     if wanted.recipe.own.inference == "drain" and keep_aside(wanted.paths, run, now()):
