@@ -16,11 +16,12 @@ from pathlib import Path
 import pytest
 from test_models import LARGE, SMALL, Swarm, digest, mixed, needs_ollama, ollamas, teller  # noqa: F401  fixtures
 
-from swarmctl.fleet.blobs import Blob, blob_path
+from swarmctl.fleet.blobs import Blob, Place, blob_path
 from swarmctl.fleet.converge import Supply, converge
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.one_time_key import NoWay, OneTimeKeys
 from swarmctl.fleet.pool import over_hosts
+from swarmctl.fleet.remote import LocalRemote
 from swarmctl.fleet.sharing import Sharing
 from swarmctl.fleet.store import Store
 from swarmctl.lab import sshd
@@ -113,6 +114,15 @@ def test_a_copy_to_two_hosts_needs_nothing_of_this_machine(swarm):
     assert {one.way for one in moved} <= {f"straight from {name}, by a one-time key"
                                           for name in ("worlock", "spinoza", "calisota")}
     assert_nothing_left(swarm)
+
+
+def test_a_host_that_is_this_machine_is_nobodys_giver(swarm, tmp_path):
+    blob = Blob("small", digest(SMALL), SMALL.stat().st_size)
+    here = Place(LocalRemote("here"), str(tmp_path / "blob"), str(tmp_path), "local")
+    with Sharing(swarm.paths) as sharing:
+        ways = [sharing.bring(blob, to, teller([]), here=SMALL).way
+                for to in (here, blob_at(swarm, "worlock"), blob_at(swarm, "calisota"))]
+    assert ways == ["from this machine", "from this machine", "straight from worlock, by a one-time key"]
 
 
 @pytest.mark.parametrize("between", ["trusted", "never"])

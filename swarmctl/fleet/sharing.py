@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from swarmctl.paths import Paths
 
 WAIT = 1.0
+LOCAL = "local"  # what the inventory's `ssh` says of this very machine
 
 
 class Road(NamedTuple):
@@ -100,9 +101,11 @@ class Sharing:
             self._passing.append(place)
 
     def holds(self, sha256: str, place: Place) -> None:
-        """Somebody has these bytes."""
+        """Somebody has these bytes. A host that is this machine gives none: it would cost the same
+        uplink."""
         with self._turn:
-            self._holders.setdefault(sha256, []).append(place)
+            if place.ssh != LOCAL:
+                self._holders.setdefault(sha256, []).append(place)
             self._turn.notify_all()
 
     def bring(self, blob: Blob, to: Place, tell: Teller, *, here: Path | None = None,
@@ -133,7 +136,7 @@ class Sharing:
         limit = time.monotonic() + transfer_time(blob.size)
         tried = {to.remote.host}
         apart = {to.remote.host, there.remote.host if there else ""}
-        while self._between != "never" and not tried - apart and time.monotonic() < limit:
+        while to.ssh != LOCAL and self._between != "never" and not tried - apart and time.monotonic() < limit:
             with self._turn:
                 giver = next((one for one in self._holders.get(blob.sha256, ())
                               if one.remote.host not in tried), None)
@@ -173,8 +176,6 @@ class Sharing:
     @contextlib.contextmanager
     def _road(self, giver: Place, to: Place, blob: Blob) -> Iterator[Road]:
         """How the giver's SSH gets to the other, for as long as the block runs. Raises NoWay."""
-        if giver.ssh == "local" or to.ssh == "local":
-            raise NoWay("one of the two is this machine")
         trusted = reaches(giver, to)
         if trusted:
             yield Road(trusted)
