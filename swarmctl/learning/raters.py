@@ -71,17 +71,27 @@ def floods(labels: Labels) -> tuple[Flood, ...]:
 
 
 def doubts(labels: Labels) -> tuple[Doubt, ...]:
-    """Raters who contradict everybody else about the same answers, and those who say the same of
-    everything."""
-    opinions = _opinions(labels)
-    said: dict[str, list[tuple[bool, bool | None]]] = defaultdict(list)
-    for raters in opinions.values():
+    """Raters who contradict everybody else about the same answers, and those who say the same of everything.
+    Where only two rated the same, it cannot be told who is inverted: both are named, once."""
+    said: dict[str, list[_Said]] = defaultdict(list)
+    for raters in _opinions(labels).values():
         for terminal, up in raters.items():
-            others = [other for name, other in raters.items() if name != terminal]
-            said[terminal].append((up, _majority(others)))
-    everyone = [up for votes in said.values() for up, _ in votes]
-    return tuple(doubt for terminal, votes in sorted(said.items())
-                 if (doubt := _doubt(terminal, votes, everyone)) is not None)
+            others = {name: other for name, other in raters.items() if name != terminal}
+            said[terminal].append(_Said(up, _majority(others.values()), frozenset(others)))
+    everyone = [one.up for several in said.values() for one in several]
+    found = (_inverted(terminal, several) or _one_sided(terminal, several, everyone)
+             for terminal, several in sorted(said.items()))
+    return tuple({doubt.reason: doubt for doubt in found if doubt is not None}.values())
+
+
+@dataclass(frozen=True, slots=True)
+class _Said:
+    """What a rater says of one answer, what most others say of it (None: divided, or nobody), and who they
+    are."""
+
+    up: bool
+    others: bool | None
+    who: frozenset[str]
 
 
 def _floods(terminal: str, votes: Sequence[Vote]) -> Iterator[Flood]:
@@ -113,22 +123,30 @@ def _opinions(labels: Labels) -> dict[tuple[str, str], dict[str, bool]]:
     return found
 
 
-def _doubt(terminal: str, votes: Sequence[tuple[bool, bool | None]],
-           everyone: Sequence[bool]) -> Doubt | None:
-    shared = [up == others for up, others in votes if others is not None]
-    agreed = sum(shared)
-    if len(shared) >= SHARED_VOTES and agreed <= INVERTED * len(shared):
-        return Doubt(terminal, "inverted", agreed, len(shared), (
-            f"{terminal} agrees with the others on {agreed} of {len(shared)} answers that they rated too"))
-    ups = sum(up for up, _ in votes)
-    others = len(everyone) - len(votes)
-    other_ups = sum(everyone) - ups
+def _inverted(terminal: str, said: Sequence[_Said]) -> Doubt | None:
+    shared = [one for one in said if one.others is not None]
+    agreed = sum(one.up == one.others for one in shared)
+    if len(shared) < SHARED_VOTES or agreed > INVERTED * len(shared):
+        return None
+    others = frozenset().union(*(one.who for one in shared))
+    if len(others) > 1:
+        reason = f"{terminal} agrees with the others on {agreed} of {len(shared)} answers that they rated too"
+    else:
+        one, other = sorted((terminal, *others))
+        reason = (f"{one} and {other} say the opposite of {len(shared) - agreed} of {len(shared)} answers "
+                  "that both rated")
+    return Doubt(terminal, "inverted", agreed, len(shared), reason)
+
+
+def _one_sided(terminal: str, said: Sequence[_Said], everyone: Sequence[bool]) -> Doubt | None:
+    ups = sum(one.up for one in said)
+    others, other_ups = len(everyone) - len(said), sum(everyone) - ups
     divided = others >= ONE_SIDED_VOTES and DIVIDED <= other_ups / others <= 1 - DIVIDED
-    if len(votes) >= ONE_SIDED_VOTES and ups in (0, len(votes)) and divided:
-        way = "likes" if ups else "dislikes"
-        return Doubt(terminal, "one-sided", ups, len(votes), (
-            f"{terminal} {way} all of {len(votes)} answers, where the others like {other_ups} of {others}"))
-    return None
+    if len(said) < ONE_SIDED_VOTES or ups not in (0, len(said)) or not divided:
+        return None
+    return Doubt(terminal, "one-sided", ups, len(said), (
+        f"{terminal} {'likes' if ups else 'dislikes'} all of {len(said)} answers, where the others like "
+        f"{other_ups} of {others}"))
 
 
 def _majority(votes: Iterable[bool]) -> bool | None:

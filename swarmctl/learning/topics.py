@@ -230,9 +230,9 @@ def topics_due(clustered: Clustered | None, topics_of: Sequence[int], now: float
 
 def policy() -> str:
     """The rules of topics_due, for a person."""
-    return (f"to be clustered anew when {OUTLIERS:.0%} of the prompts (at least {FEWEST_OUTLIERS}) are like no "
-            f"topic, at {GROWTH:g} times the prompts, at a drift of {DRIFT:g}, or after {AGE_DAYS} days with "
-            f"{AGE_GROWTH - 1:.0%} new prompts")
+    return (f"to be clustered anew when {OUTLIERS:.0%} of the prompts ({FEWEST_OUTLIERS} or more) are like "
+            f"no topic, at {GROWTH:g} times the prompts, at a drift of {DRIFT:g}, or after {AGE_DAYS} days "
+            f"with {AGE_GROWTH - 1:.0%} new prompts")
 
 
 def _trend(own: Sequence[Prompt], every: Sequence[Prompt], now: float) -> tuple[float | None, bool]:

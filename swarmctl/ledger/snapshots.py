@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from swarmctl.learning.refine import Refined
     from swarmctl.paths import Paths
 
+#: What is said of a build whose dataset was there: its rows are the same, what was left out need not be.
+TOLD_ANEW = ("dropped", "flags", "raters", "warnings", "until")
 NAME = re.compile(r"(?:dpo|kto|sft)-\d{8}-[0-9a-f]{8}")
 TURNS = "STRUCT(role VARCHAR, content VARCHAR)[]"
 TYPES: Mapping[str, str] = {
@@ -72,7 +74,8 @@ def keep(paths: Paths, kind: Kind, refined: Refined, card: Mapping[str, Any], *,
     if dry_run:
         return Built({**card, "sha256": made.sha256}, None, new)
     found = write(paths, made, card, refined.train, refined.heldout)
-    return Built(found.card, found, new)
+    told = {} if new else {key: card[key] for key in TOLD_ANEW}
+    return Built({**found.card, **told}, found, new)
 
 
 def write(paths: Paths, content: Content, card: Mapping[str, Any], train: Sequence[Row],

@@ -74,7 +74,7 @@ def build(paths: Paths, wanted: Wanted, now: float, *, dry_run: bool = False) ->
     if len(rows) < len(every):
         dropped[f"no answer of {wanted.model}"] = len(every) - len(rows)
     refined = refine(rows, cap=wanted.cap, keep_flagged=wanted.keep_flagged)
-    doubts = tuple(doubt.reason for doubt in raters.doubts(labels))
+    doubts = tuple(doubt.reason for doubt in raters.doubts(fair))
     card = card_of(kind, refined, dropped, timestamp(now))
     card |= {"model": wanted.model, "until": labels.newest, "raters": [*floods, *doubts]}
     if wanted.files:
