@@ -309,9 +309,14 @@ h004: not done within 60 s"""
 
 
 def test_what_differs_from_host_to_host_does_not_part_one_reason():
-    told = [(f"h{number}", f"h{number} shows the key SHA256:{number}ab/c and port {8000 + number}")
-            for number in range(1, 4)]
+    told = [(f"h{number}", f"h{number} shows the key SHA256:{number}ab/c") for number in range(1, 4)]
     assert alike([*told, ("h9", "off")]) == ((("h1", "h2", "h3"), told[0][1]), (("h9",), "off"))
+
+
+def test_numbers_part_few_reasons_and_not_many():
+    told = [(f"h{number}", f"{number} GB free of 8 GB") for number in range(1, 21)]
+    assert alike(told[:2]) == ((("h1",), told[0][1]), (("h2",), told[1][1]))
+    assert alike(told) == ((tuple(host for host, _ in told), told[0][1]),)
 
 
 @runtime

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swarmctl.cli.groups import alike
 from swarmctl.errors import SomeHostsFailed, SwarmError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
     from swarmctl.cli.context import Context
     from swarmctl.diagnosis import Finding
     from swarmctl.verbs.doctor import Report
@@ -54,18 +57,33 @@ def _print(report: Report) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    for finding in report.findings:
-        console.print(*_lines(finding), sep="\n", markup=True)
+    for hosts, finding in _alike(report.findings):
+        console.print(*_lines(hosts, finding), sep="\n", markup=True)
     looked = len(report.examined)
     if not report.findings:
         console.print(f"{looked} host{'' if looked == 1 else 's'} examined, nothing found")
 
 
-def _lines(finding: Finding) -> tuple[str, ...]:
+def _alike(findings: Sequence[Finding]) -> Iterator[tuple[Sequence[str], Finding]]:
+    """Findings that say the same of several hosts, together, as the first of them says it."""
+    for severity in COLOURS:
+        some = [one for one in findings if one.severity == severity]
+        first: dict[tuple[str, str], Finding] = {}
+        for one in some:
+            first.setdefault((one.host, _said(one)), one)
+        for hosts, said in alike((one.host, _said(one)) for one in some):
+            yield hosts, first[hosts[0], said]
+
+
+def _said(finding: Finding) -> str:
+    return "\n".join((finding.what, finding.seen, finding.why, finding.mend))
+
+
+def _lines(hosts: Sequence[str], finding: Finding) -> tuple[str, ...]:
     from rich.markup import escape
 
     colour = COLOURS[finding.severity]
-    return (f"[{colour}]{finding.severity}[/] [bold]{finding.host}[/]: {escape(finding.what)}",
+    return (f"[{colour}]{finding.severity}[/] [bold]{', '.join(hosts)}[/]: {escape(finding.what)}",
             f"  seen  {escape(finding.seen)}", f"  why   {escape(finding.why)}",
             f"  mend  {escape(finding.mend)}", "")
 

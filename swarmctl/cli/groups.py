@@ -13,19 +13,23 @@ if TYPE_CHECKING:
 
     from swarmctl.errors import SwarmError
 
-#: what differs between hosts that fail for one reason: fingerprints and numbers (ports, seconds, sizes)
-_OWN = re.compile(r"SHA256:\S+|\d+(?:\.\d+)?")
+_FINGERPRINT = re.compile(r"SHA256:\S+")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
+#: with more reasons than these, numbers (ports, seconds, sizes) no longer part one from another
+FEW = 10
+
+Groups = tuple[tuple[tuple[str, ...], str], ...]
 
 
-def alike(told: Iterable[tuple[str, str]]) -> tuple[tuple[tuple[str, ...], str], ...]:
+def alike(told: Iterable[tuple[str, str]]) -> Groups:
     """The hosts that say one thing, and the thing as the first of them says it; in the order of the first.
 
-    A host's own name, numbers and fingerprints make no difference.
+    A host's own name and a fingerprint make no difference, nor do numbers where there are many reasons.
     """
-    found: dict[str, tuple[list[str], str]] = {}
-    for host, text in told:
-        found.setdefault(_OWN.sub("#", text.replace(host, "#")), ([], text))[0].append(host)
-    return tuple((tuple(hosts), text) for hosts, text in found.values())
+    pairs = [(host, text, _FINGERPRINT.sub("#", text.replace(host, "#"))) for host, text in told]
+    groups = _grouped(pairs)
+    return groups if len(groups) <= FEW else _grouped(
+        [(host, text, _NUMBER.sub("#", reason)) for host, text, reason in pairs])
 
 
 def failures_text(failed: Sequence[tuple[str, SwarmError]]) -> str:
@@ -49,3 +53,10 @@ def unchanged_text(hosts: Sequence[str], few: int = 8) -> str:
         return f"{hosts[0]}: nothing to do"
     names = f": {', '.join(hosts)}" if len(hosts) <= few else ""
     return f"{len(hosts)} hosts unchanged{names}"
+
+
+def _grouped(pairs: Sequence[tuple[str, str, str]]) -> Groups:
+    found: dict[str, tuple[list[str], str]] = {}
+    for host, text, reason in pairs:
+        found.setdefault(reason, ([], text))[0].append(host)
+    return tuple((tuple(hosts), text) for hosts, text in found.values())

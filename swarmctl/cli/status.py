@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from swarmctl.cli.groups import alike
 from swarmctl.errors import SomeHostsFailed
 
 if TYPE_CHECKING:
@@ -112,12 +113,11 @@ def _print(rows: list[HostStatus]) -> None:
 
     Console(highlight=False).print(table(rows))
     notes = Console(stderr=True, highlight=False, soft_wrap=True)
-    for row in rows:
-        if row.detail and row.state != "idle":
-            hint = f" → {escape(row.hint)}" if row.hint else ""
-            notes.print(f"[bold]{row.host}[/]: {escape(row.detail)}{hint}")
-        for problem in row.problems:
-            notes.print(f"[bold]{row.host}[/]: {escape(problem)}")
+    told = [(row.host, f"{row.detail} → {row.hint}" if row.hint else row.detail) for row in rows
+            if row.detail and row.state != "idle"]
+    told += [(row.host, problem) for row in rows for problem in row.problems]
+    for hosts, text in alike(told):
+        notes.print(f"[bold]{', '.join(hosts)}[/]: {escape(text)}")
 
 
 def _watch(context: Context, interval: float) -> None:

@@ -7,6 +7,7 @@ started or restarted. The judging is pure (swarmctl.diagnosis). A port that stan
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -72,11 +73,11 @@ def doctor(paths: Paths, inventory: Inventory, fleet: Fleet | None, connect: Cal
     unknown host."""
     hosts = _chosen(inventory, only)
     known = {entry.name: entry for entry in fleet.hosts} if fleet else {}
-    remotes = {host.name: connect(host) for host in hosts}
     ssh_config = fleet.ssh_config if fleet else None
 
     def look(host: Host) -> Patient:
-        patient = _examine(paths, host, known.get(host.name), remotes[host.name], ssh_config)
+        with contextlib.closing(connect(host)) as remote:
+            patient = _examine(paths, host, known.get(host.name), remote, ssh_config)
         return replace(patient, proofs=_prove(patient)) if prove else patient
 
     found = {host.name: result for host, result in over_hosts(hosts, look, timeout=HOST_TIMEOUT)}

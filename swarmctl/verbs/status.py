@@ -8,6 +8,7 @@ fault.
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +101,10 @@ def status(paths: Paths, inventory: Inventory, fleet: Fleet | None, connect: Cal
            now: float) -> Iterator[HostStatus]:
     """Look at every host of the inventory; yields each as its answer comes."""
     known = {entry.name: entry for entry in fleet.hosts} if fleet else {}
-    remotes = {host.name: connect(host) for host in inventory.hosts}
 
     def look(host: Host) -> HostStatus:
-        return _look(paths, host, known.get(host.name), remotes[host.name],
-                     fleet.ssh_config if fleet else None)
+        with contextlib.closing(connect(host)) as remote:
+            return _look(paths, host, known.get(host.name), remote, fleet.ssh_config if fleet else None)
 
     for host, found in over_hosts(inventory.hosts, look, timeout=HOST_TIMEOUT):
         if isinstance(found, SwarmError):
