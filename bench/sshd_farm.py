@@ -15,14 +15,15 @@ import subprocess
 import time
 from pathlib import Path
 
-START_TIMEOUT = 30.0
+START_TIMEOUT = 120.0
 APART = ("unshare", "--pid", "--mount-proc", "--fork", "--kill-child")
 
 
 @contextlib.contextmanager
-def farm(folder: Path, count: int):
-    """Run `count` servers; yields an ssh_config that names them h001, h002, … and a function that
-    says how many seconds of CPU the servers and all that ran in them have used so far."""
+def farm(folder: Path, count: int, more: dict[str, str] | None = None):
+    """Run `count` servers, with `more` lines in the config of those it names; yields an ssh_config that
+    names them h001, h002, … and a function that says how many seconds of CPU the servers and all that ran
+    in them have used so far."""
     sshd = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin:/bin")
     if sshd is None:
         raise SystemExit("this bench needs OpenSSH's sshd")
@@ -36,7 +37,8 @@ def farm(folder: Path, count: int):
     prefix = _prefix()
     try:
         for number, port in enumerate(ports, 1):
-            servers.append(_start((*prefix, sshd), folder, f"h{number:03d}", port))
+            name = f"h{number:03d}"
+            servers.append(_start((*prefix, sshd), folder, name, port, (more or {}).get(name, "")))
         _wait(ports)
         yield _client_config(folder, key, ports), lambda: sum(_cpu(server.pid) for server in servers)
     finally:
@@ -52,10 +54,11 @@ def _prefix():
     return APART if tried and tried.returncode == 0 else ()
 
 
-def _start(argv, folder, name, port):
+def _start(argv, folder, name, port, more):
     host_key = _key(folder / f"{name}.key")
     config = folder / f"{name}.conf"
-    config.write_text(f"Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\nUsePAM no\n"
+    config.write_text(f"{more}Port {port}\nListenAddress 127.0.0.1\nHostKey {host_key}\nPidFile none\n"
+                      "UsePAM no\n"
                       f"AuthorizedKeysFile {folder}/authorized_keys\nStrictModes no\n"
                       f"SetEnv HOME={folder}/home\n"  # and not the start-up files of this user
                       "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
