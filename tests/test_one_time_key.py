@@ -67,7 +67,7 @@ def blob_at(swarm, host, file=SMALL):
     return swarm.place(host, blob_path(str(swarm.lab.host(host).data_dir), digest(file)))
 
 
-def padded(tmp_path, size=400 << 20):
+def padded(tmp_path, size=150 << 20):
     """A GGUF may be longer than its tensors."""
     path = tmp_path / "big.gguf"
     path.write_bytes(LARGE.read_bytes())
