@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import tarfile
@@ -144,9 +145,8 @@ def test_servers_are_upgraded_one_after_the_other_while_people_ask(swarm):
 
 def test_a_rollback_takes_seconds_and_installs_nothing(swarm):
     old, new = release(FOLDER), release(NEXT)
-    began = time.monotonic()
-    done = json.loads(swarm.run("rollback", "spinoza", "--json").stdout)
-    assert time.monotonic() - began < 30
+    shutil.rmtree(swarm.paths.store, ignore_errors=True)
+    done = json.loads(swarm.run("rollback", "spinoza", "--json", limit=60).stdout)
     assert (done["runtime"], done["version"], done["left"]) == ("ollama", old, new)
     assert swarm.serves("spinoza") == old
     report = json.loads(swarm.run("up", "--json").stdout)["hosts"]

@@ -20,7 +20,7 @@ def rollback(
     runtime: Annotated[str | None, typer.Option(
         metavar="NAME", help="This runtime: llamacpp or ollama; else the one that moved last.")] = None,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT",
-                                        help="Why; of a model it is recorded.")] = "",
+                                        help="Why; it is recorded.")] = "",
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON document.")] = False,
 ) -> None:
     """Take a model's canary back, or have the release before serve; or a host's runtime in its version from
@@ -45,10 +45,10 @@ def rollback(
     if name not in hosts:
         raise UsageError(f"the inventory has no model and no host {name}",
                          hint=f"models: {', '.join(inventory.models)}; hosts: {', '.join(hosts)}")
-    _host(context, name, runtime, as_json=as_json)
+    _host(context, name, runtime, reason, as_json=as_json)
 
 
-def _host(context: Context, name: str, runtime: str | None, *, as_json: bool) -> None:
+def _host(context: Context, name: str, runtime: str | None, reason: str, *, as_json: bool) -> None:
     from swarmctl.cli.progress_view import Progress
     from swarmctl.inventory import RUNTIMES
     from swarmctl.runtimes.versions import TITLES
@@ -58,7 +58,7 @@ def _host(context: Context, name: str, runtime: str | None, *, as_json: bool) ->
         raise typer.BadParameter(f"there is no runtime {runtime}; there are {', '.join(RUNTIMES)}")
     with Progress.on(sys.stderr) as progress:
         done = roll_back_host(context.paths, context.inventory, name, context.clock, runtime=runtime,
-                              note=progress.line, event=progress.event)
+                              reason=reason, note=progress.line, event=progress.event)
     moved = done.moved
     if as_json:
         typer.echo(json.dumps({"host": name, "runtime": done.runtime, "version": moved.version,

@@ -112,7 +112,7 @@ class Mover:
             return replace(moved, out=round(time.monotonic() - aside, 1),
                            seconds=round(time.monotonic() - self._began, 1))
 
-    def roll_back(self) -> Moved:
+    def roll_back(self, reason: str = "") -> Moved:
         """Return to the version before the one in force. Downloads nothing. Raises SwarmError where there is
         none."""
         with self._locked() as seen:
@@ -126,7 +126,7 @@ class Mover:
             with upgrading(self.supply.paths, self.host.name, self.clock()):
                 aside = time.monotonic()
                 self._switch(seen, came.other)
-                self._write("rolled-back", came.other, came.version)
+                self._write("rolled-back", came.other, came.version, why=(reason,) if reason else ())
                 self._note_speeds(seen, came.before)
             return Moved("rolled-back", came.other, came.version, out=round(time.monotonic() - aside, 1),
                          seconds=round(time.monotonic() - self._began, 1))

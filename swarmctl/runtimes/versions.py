@@ -93,8 +93,7 @@ def version_notes(want: Want, seen: Facts, runtimes: Sequence[str]) -> Iterator[
             yield (f"{TITLES[runtime]} {runs} stays: {held_words(before)}; "
                    f"`swarmctl upgrade {want.host.name} --to {wanted}` tries it again")
         else:
-            yield (f"{TITLES[runtime]} {runs} runs, {wanted} is wanted: "
-                   f"`swarmctl upgrade {want.host.name}`")
+            yield f"{TITLES[runtime]} {runs} runs, {wanted} is wanted: `swarmctl upgrade` moves it"
 
 
 def held_words(change: VersionChange) -> str:

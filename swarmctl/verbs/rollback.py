@@ -34,9 +34,10 @@ class RolledBack:
 
 
 def roll_back_host(paths: Paths, inventory: Path, name: str, clock: Callable[[], float], *,
-                   runtime: str | None = None, note: Callable[[str], None],
+                   runtime: str | None = None, reason: str = "", note: Callable[[str], None],
                    event: Callable[[Event], None]) -> RolledBack:
-    """Return a host to the version before; of two runtimes to the one that moved last.
+    """Return a host to the version before; of two runtimes the one that moved last. The reason is kept in
+    the host's history.
 
     Raises UsageError, LockBusy, RemoteErrors, and SwarmError where there is nothing to return to.
     """
@@ -53,7 +54,7 @@ def roll_back_host(paths: Paths, inventory: Path, name: str, clock: Callable[[],
             mover = Mover(chosen, host, one.remote, one.seen.data_dir, one.want, supply_of(yard, (one,)),
                           event, lambda _: None, clock,
                           HostLock(one.remote, one.seen.data_dir, paths.state))
-            moved = mover.roll_back()
+            moved = mover.roll_back(reason)
             refresh(yard, one)
         finally:
             one.remote.close()
