@@ -64,6 +64,8 @@ def server_spec(want: Want, facts: Facts, version: str, shape: Shape) -> ServerS
 def environment(want: Want, facts: Facts, shape: Shape) -> dict[str, str]:
     """The environment of an own Ollama: what facts say, then what the inventory does."""
     wish, home = want.host.ollama or OllamaWish(), facts.data_dir.rstrip("/")
+    # A canary comes and goes without a restart: there is always room for one in this number.
+    canaries = sum(one.canary for one in want.wishes.values())
     env: dict[str, Any] = {
         "HOME": f"{home}/ollama",  # its key and history stay in our folder too
         "OLLAMA_HOST": f"127.0.0.1:{wish.port}",
@@ -71,7 +73,7 @@ def environment(want: Want, facts: Facts, shape: Shape) -> dict[str, str]:
         "OLLAMA_NO_CLOUD": 1,
         "OLLAMA_CONTEXT_LENGTH": shape.context,
         "OLLAMA_NUM_PARALLEL": shape.parallel,
-        "OLLAMA_MAX_LOADED_MODELS": shape.together,
+        "OLLAMA_MAX_LOADED_MODELS": max(1, shape.together - canaries) + 1,
         # What fits together stays; otherwise a model leaves before the memory is wanted by another program.
         "OLLAMA_KEEP_ALIVE": "-1" if shape.together >= len(placed_on(want.host, "ollama")) else "10m",
         "OLLAMA_LOAD_TIMEOUT": "15m",
