@@ -32,7 +32,8 @@ def deploy(
     ctx: typer.Context,
     source: Annotated[str, typer.Argument(
         metavar="RUN|FOLDER|FILE", help="A run that `train` made, a Hugging Face folder, or a GGUF.")],
-    model: Annotated[str, typer.Option("--model", "-m", metavar="NAME", help="The inventory's model.")],
+    model: Annotated[str | None, typer.Option(
+        "--model", "-m", metavar="NAME", help="The inventory's model.", show_default="the run's")] = None,
     quantize: Annotated[str, typer.Option(
         "--quantize", "-q", metavar="KIND", help="Q4_K_M, Q8_0, F16, Q5_K_M, Q6_K …")] = "Q4_K_M",
     share: Annotated[float, typer.Option(
@@ -56,7 +57,8 @@ def deploy(
     from swarmctl.verbs import deploy as verb
 
     context: Context = ctx.obj
-    wish = verb.Wish(source, model, who(), quantize, share, tuple(host or ()), max_kl, imatrix=imatrix)
+    wish = verb.Wish(source, model or verb.model_of(context.paths, source), who(), quantize, share,
+                     tuple(host or ()), max_kl, imatrix=imatrix)
     if dry_run:
         planned = verb.plan(context.paths, context.inventory, wish)
         typer.echo(json.dumps(asdict(planned), indent=1) if as_json else plan_text(planned, wish.share))

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
-from swarmctl.errors import SwarmError, TransferFailed, UsageError
+from swarmctl.errors import DiskFull, SwarmError, TransferFailed, UsageError
 from swarmctl.fleet import jobs
 from swarmctl.fleet.store import hash_file
 from swarmctl.fleet.workshop import here, on_host
@@ -172,7 +172,8 @@ def _job(shop: Workshop, order: Order, kept: Path, tell: Callable[..., None]) ->
         return stages
     why = (ended.result or {}).get("error") or ended.log.strip()[-400:] or "it was cut off"
     what = order.run.id if order.run else order.weights or order.gguf
-    raise SwarmError(f"{what} could not be finished: {why}",
+    kind = DiskFull if "No space left" in why else SwarmError
+    raise kind(f"{what} could not be finished: {why}",
                      host=shop.remote.host, hint="once that is mended, the same command goes on from there")
 
 

@@ -304,6 +304,14 @@ def _hosts(inventory: Inventory, wish: Wish) -> tuple[str, ...]:
     return tuple(name for name in placed if not wish.hosts or name in wish.hosts)
 
 
+def model_of(paths: Paths, source: str) -> str:
+    """The model that a run trained. Raises UsageError for what is no run."""
+    found = source_of(paths, source)
+    if found.run is None:
+        raise UsageError(f"whose release {source} is to be is not said", hint="name the model with --model")
+    return found.run.model
+
+
 def source_of(paths: Paths, name: str) -> Source:
     """What a name means: a folder, a GGUF, or a run of this machine's. Raises UsageError."""
     path = Path(name).expanduser()

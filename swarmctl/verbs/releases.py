@@ -10,11 +10,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.dispatch.settle import settle
+from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import UsageError
 from swarmctl.evaluation.ballots import blind_votes, thumbs
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.releases import append, read, standing
 from swarmctl.fleet.roles import alone, turn
+from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.fleet.store import resolve_model
 from swarmctl.learning.gates import Judgement, Votes, votes
 
@@ -66,7 +69,7 @@ def promote(desk: Desk, model: str, release: str | None = None, *, reason: str =
                sha256=one.sha256,
                size=one.size, run=one.run, dataset=one.dataset, by=desk.by, reason=reason,
                evidence=dict(evidence or {}))
-        turn(desk.paths, desk.note)
+        _leave(desk, model, how.champion.release if how.champion else "")
         return Changed(model, one.release, _name(how.champion), _failures(desk.bring_up(only=hosts)))
 
 
@@ -90,7 +93,7 @@ def rollback(desk: Desk, model: str, *, reason: str = "", evidence: Mapping[str,
                sha256=gone.sha256, size=gone.size, run=gone.run, dataset=gone.dataset, by=desk.by,
                reason=reason,
                evidence=dict(evidence or {}))
-        turn(desk.paths, desk.note)
+        _leave(desk, model, gone.release)
         now = standing(read(desk.paths), model)
         return Changed(model, _name(now.champion), gone.release, _failures(desk.bring_up(only=hosts)))
 
@@ -136,6 +139,14 @@ def own_digest(paths: Paths, inventory_path: Path, model: str) -> str:
 def history(paths: Paths, model: str | None = None) -> tuple[Release, ...]:
     """What was done with a model's releases, or with all, oldest first."""
     return tuple(one for one in read(paths) if model in (None, one.model))
+
+
+def _leave(desk: Desk, model: str, release: str) -> None:
+    """Send nobody to a release any more, and let it end what it answers."""
+    turn(desk.paths, desk.note)
+    fleet = read_fleet(desk.paths.fleet)
+    if fleet is not None:
+        settle(make_swarm(desk.paths, fleet), model, release, desk.note)
 
 
 def _told(seen: Votes, name: str) -> str:
