@@ -263,7 +263,7 @@ data_dir /d
 @@7 runners
 runner 41 7 1500 2 {"status":"ok"} /opt/ollama/lib/ollama/llama-server --model /m/blobs/sha256-aa --port 4001
 runner 42 7 200 - {"error":{"message":"Loadingmodel"}} /x/llama-server -m /m/b.gguf --port 4002
-runner 43 7 0 0 - /d/runtimes/llamacpp/key/bin/llama-server --model /d/blobs/sha256-bb --port 4003
+runner 43 - 900 - - -
 runner 44 nonsense
 @@7 end
 """
@@ -273,7 +273,7 @@ def test_runners_are_read_from_what_the_probe_quotes():
     found = parse_facts(PROBED).runners
     assert found == (RunnerSeen(41, 7, "/m/blobs/sha256-aa", 1500, 2, "ready"),
                      RunnerSeen(42, 7, "/m/b.gguf", 200, None, "loading"),
-                     RunnerSeen(43, 7, "/d/blobs/sha256-bb", 0, 0, ""))
+                     RunnerSeen(43, None, "", 900))
     assert share_read(found[1], 400) == 0.5
     assert share_read(found[0], 1000) == 0.99
     assert share_read(found[0], 0) is None

@@ -21,16 +21,18 @@ NEARLY = 0.99
 
 
 def runners_seen(sections: Sections) -> tuple[RunnerSeen, ...]:
-    """Every llama-server, from lines of `runner PID PARENT READ BUSY HEALTH ARGUMENTS`."""
+    """Our llama.cpp servers and every Ollama's, from lines of `runner PID PARENT READ BUSY HEALTH ARGUMENTS`;
+    of ours only pid and bytes are there."""
     found = []
     for line in sections.get("runners", ()):
         words = line.split(" ", 6)
-        if len(words) < 7 or words[0] != "runner":
+        pid = number(words[1]) if len(words) >= 6 and words[0] == "runner" else None
+        if pid is None:
             continue
-        pid, weights = number(words[1]), re.search(r"(?:^| )(?:-m|--model) (\S+)", words[6])
-        if pid is not None and weights:
-            parent, read, busy = (number(word) for word in words[2:5])
-            found.append(RunnerSeen(pid, parent, weights[1], read or 0, busy, _state(words[5])))
+        parent, read, busy = (number(word) for word in words[2:5])
+        weights = re.search(r"(?:^| )(?:-m|--model) (\S+)", words[6]) if len(words) > 6 else None
+        found.append(RunnerSeen(pid, parent, weights[1] if weights else "", read or 0, busy,
+                                _state(words[5])))
     return tuple(found)
 
 

@@ -140,11 +140,12 @@ class VersionChange:
 
 @dataclass(frozen=True, slots=True)
 class RunnerSeen:
-    """A llama-server that runs on the host, whoever started it; `parent` is who did, an Ollama for its own.
+    """A process that holds a model: a server of ours, or a runner of any Ollama (`parent`). Only a glance
+    looks for them.
 
-    `weights` is the file it serves, `read` the bytes it has read or mapped so far, `busy` the requests it
-    answers (None where that cannot be seen). `state` is ready, loading, or empty where it was not asked or
-    did not say.
+    `read` is the bytes it has read or mapped so far. Of Ollama's: `weights` is the file it serves, `busy` the
+    requests it answers (None where that cannot be seen), `state` ready, loading, or empty where it did not
+    say.
     """
 
     pid: int

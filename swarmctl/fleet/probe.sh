@@ -33,7 +33,7 @@ main() {
     disks
     gpus
     own
-    runners
+    [ -n "$SWARMCTL_GLANCE" ] && runners
     if [ -z "$SWARMCTL_GLANCE" ]; then # what plans need and `status` does not: two thirds of the cost
         os
         tools
@@ -499,37 +499,41 @@ server() {
     done
 }
 
-# Processes that hold a model: what each has read of it, requests it answers, and whether it is done loading.
+# Processes that hold a model: what each has read of it and, of an Ollama's, requests it answers and whether it is done
+# loading. Our own servers tell that themselves.
 runners() {
     section runners
     [ -r /proc/self/cmdline ] || return 0
-    grep -l llama-server /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ pid _; do
+    for file in "$data"/servers/*/server.pid; do
+        peek "$file"
+        [ -n "$line" ] && held "$line" && echo "runner $line - $most - - -"
+    done
+    grep -l ollama/llama-server /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ pid _; do
         line=$(arguments "$pid")
-        case ${line%% *} in *llama-server) ;; *) continue ;; esac
+        case ${line%% *} in */ollama/llama-server) ;; *) continue ;; esac
         port=${line##* --port }
         port=${port%% *}
         case $port in '' | *[!0-9]*) continue ;; esac
         answered=$(printf ' [0-9A-F]*:%04X [0-9A-F]*:[0-9A-F]* 01 ' "$port")
         busy=$(grep -c "$answered" "/proc/$pid/net/tcp")
-        case $line in
-            */runtimes/llamacpp/*) said=- ;; # our own servers are asked by those who use them
-            *) said=$(have curl && curl -s --noproxy '*' -m 2 "http://127.0.0.1:$port/health" | head -c 200 | tr -d ' \n') ;;
-        esac
-        echo "runner $pid $(parent "$pid") $(held "$pid") ${busy:--} ${said:--} $line"
+        said=$(have curl && curl -s --noproxy '*' -m 2 "http://127.0.0.1:$port/health" | head -c 200 | tr -d ' \n')
+        held "$pid" && echo "runner $pid $(parent "$pid") $most ${busy:--} ${said:--} $line"
     done
     return 0
 }
 
-# held PID: bytes that a process has read, or has mapped of files, whichever is more.
+# held PID: in $most, the bytes that a process has read, or has mapped of files, whichever is more.
 held() {
     most=0
+    [ -r "/proc/$1/status" ] || return 1
     while read -r key value _; do
         [ "$key" = RssFile: ] && most=$((value * 1024))
     done <"/proc/$1/status"
+    [ -r "/proc/$1/io" ] || return 0
     while read -r key value; do
         [ "$key" = rchar: ] && [ "$value" -gt "$most" ] && most=$value
     done <"/proc/$1/io"
-    echo "$most"
+    return 0
 }
 
 main "$@" </dev/null 2>/dev/null
