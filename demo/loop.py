@@ -23,7 +23,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.raters import LONGEST, Clock, abilities, ask_and_rate, exam
+from demo.raters import LONGEST, PACE, RATERS, Clock, abilities, ask_and_rate, exam
 from recipes.tiny.tasks import is_right, is_terse
 from swarmctl.dispatch.swarm import read_swarm
 from swarmctl.evaluation.answering import lanes_of
@@ -106,16 +106,15 @@ class Loop:
         self.inventory.write_text(yaml.safe_dump(wishes, sort_keys=False))
         self.swarmctl("up")
 
-    def raters(self, prompts: int, seed: str, clock: Clock) -> None:
-        """The raters ask and rate."""
+    def raters(self, prompts: int, seed: str, began: float) -> None:
+        """The raters ask and rate; by their own clocks they began at a time (seconds since 1970)."""
         swarm = read_swarm(self.paths, self.inventory, print)
         assert swarm is not None
-        began = time.monotonic()
-        said = ask_and_rate(swarm, MODEL, prompts, seed=seed, clock=clock)
-        print(f"raters: {2 * prompts} answers to {prompts} prompts, {said['up']} liked, {said['down']} not "
-              f"({time.monotonic() - began:.0f} s)", flush=True)
+        said = ask_and_rate(swarm, MODEL, prompts, seed=seed, clock=Clock(began))
+        print(f"raters: {2 * prompts} answers to {prompts} prompts, {said['up']} liked, {said['down']} not",
+              flush=True)
 
-    def improve(self, number: int, clock: Clock) -> None:
+    def improve(self, number: int) -> None:
         """One round, to its end."""
         self.swarmctl("improve", MODEL, "--once")
         self.swarmctl("review", "show", f"{MODEL}-{number}")
@@ -124,7 +123,7 @@ class Loop:
         self.swarmctl("review", "approve", f"{MODEL}-{number}", "--comment", "terse at last")
         self.swarmctl("improve", MODEL, "--once")
         for ballot in range(BALLOTS):
-            self.raters(BALLOT, f"ballot {number} {ballot}", clock)
+            self.raters(BALLOT, f"ballot {number} {ballot}", time.time())
             self.swarmctl("improve", MODEL, "--once")
             if "waiting" not in self._status(number):
                 return
@@ -233,12 +232,11 @@ def main() -> int:
     loop = Loop(folder, Path(args.ollama) if args.ollama else None)
     scores: list[Score] = []
     try:
-        clock = Clock(time.time() - 86_400)
         scores += loop.scores(0)
         for number in range(1, args.rounds + 1):
             print(f"\n━━ round {number}", flush=True)
-            loop.raters(args.prompts, f"round {number}", clock)
-            loop.improve(number, clock)
+            loop.raters(args.prompts, f"round {number}", time.time() - 4 * args.prompts * PACE / RATERS)
+            loop.improve(number)
             scores += loop.scores(number)
         loop.swarmctl("models", "history", MODEL)
     finally:
