@@ -16,18 +16,19 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 
 import pytest
 from recorded import paths_under
 from running import Cli, ask_json
 
-from swarmctl.dispatch.marks import ASLEEP_PAUSE, mark_down, read_mark
+from swarmctl.dispatch.marks import ASLEEP_PAUSE, clear_mark, mark_down, read_mark
 from swarmctl.dispatch.on_demand import wake_for
 from swarmctl.dispatch.swarm import Swarm, make_swarm
 from swarmctl.errors import SwarmError
 from swarmctl.fleet.asleep import awake_since, fell_asleep, read_asleep, seen_awake
 from swarmctl.fleet.rest import Person, Use, against, parse_use
-from swarmctl.fleet.snapshot import Fleet, HostEntry, Served
+from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, read_fleet, write_fleet
 from swarmctl.fleet.standing import set_aside
 from swarmctl.fleet.wake import magic_packet
 from swarmctl.lab import processes
@@ -126,7 +127,7 @@ print("packet", flush=True)
 
 
 class Bedroom(Cli):
-    """The lab of namespaces, in which calisota sleeps after three seconds and is woken by spinoza."""
+    """The lab of namespaces, in which calisota sleeps after five minutes and is woken by spinoza."""
 
     def __init__(self, lab) -> None:
         super().__init__(lab.paths, lab.home)
@@ -143,7 +144,7 @@ class Bedroom(Cli):
     def policy(self, when_idle: str = "suspend", command: str | None = None, demand: str = "false") -> None:
         command = command or json.dumps(["sh", str(self.script), str(self.box.data_dir)])
         self.lab.paths.inventory.write_text(self.text.replace("  calisota:\n", (
-            f"  calisota:\n    intermittent: true\n    mac: '{self.mac}'\n    idle_minutes: 0.1\n"
+            f"  calisota:\n    intermittent: true\n    mac: '{self.mac}'\n    idle_minutes: 5\n"
             f"    when_idle: {when_idle}\n    sleep_command: {command}\n    wake_via: spinoza\n"
             f"    wake_on_demand: {demand}\n    connect_timeout: 2\n")))
 
@@ -191,19 +192,26 @@ def box(bedroom):
     bedroom.policy()
     bedroom.awaken()
     bedroom.run("cordon", "worlock")
-    bedroom.run("status")
+    clear_mark(bedroom.paths, "calisota")
     asleep = bedroom.paths.state / "asleep"
     for file in asleep.glob("*"):
         file.unlink()
     for file in (bedroom.paths.state / "wake").glob("*"):
         file.unlink()
-    assert read_mark(bedroom.paths, "calisota") is None
     return bedroom
 
 
-def quiet(bedroom: Bedroom, seconds: float = 7.0) -> None:
-    """Wait until the host's six seconds are over."""
-    time.sleep(seconds)
+def quiet(bedroom: Bedroom) -> None:
+    """An hour passes: all that says when the host was last of use is an hour older."""
+    state = bedroom.paths.state
+    then = time.time() - 3600
+    for file in (state / "habits").glob("calisota@*"):
+        os.utime(file, (then, then))
+    for file in (state / "asleep").glob("*.awake"):
+        file.write_text(json.dumps({"since": then}))
+    fleet = read_fleet(bedroom.paths.fleet)
+    made = datetime.fromtimestamp(then, UTC).isoformat(timespec="seconds")
+    write_fleet(bedroom.paths.fleet, replace(fleet, written=made))
 
 
 def timed(bedroom: Bedroom) -> tuple[dict, float]:
