@@ -35,7 +35,8 @@ ASIDE = "aside"
 @dataclass(frozen=True, slots=True)
 class Run:
     """A run. `data_dir` is absolute on the host, `base` the folder here that it trains from; `plan` holds
-    precision, processes and the arithmetic of preflight."""
+    precision, processes and the arithmetic of preflight. `team` are the other hosts that train with it, each
+    with its data_dir."""
 
     id: str
     host: str
@@ -48,6 +49,7 @@ class Run:
     at: str
     by: str
     plan: Mapping[str, Any] = field(default_factory=dict)
+    team: tuple[tuple[str, str], ...] = ()
 
     def folder(self, paths: Paths) -> Path:
         """Where this machine keeps what it knows of the run."""
@@ -83,7 +85,8 @@ def known_runs(paths: Paths) -> tuple[Run, ...]:
     for path in paths.runs.glob("*/run.json"):
         try:
             raw = json.loads(path.read_text(encoding="utf-8"))
-            found.append(Run(**{key: raw[key] for key in Run.__slots__ if key in raw}))
+            team = tuple((host, data_dir) for host, data_dir in raw.get("team", ()))
+            found.append(Run(**{**{key: raw[key] for key in Run.__slots__ if key in raw}, "team": team}))
         except (OSError, ValueError, TypeError):
             continue
     return tuple(sorted(found, key=lambda run: (run.at, run.id)))

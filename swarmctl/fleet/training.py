@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from swarmctl.fleet.recipes import read_recipe
 from swarmctl.fleet.releases import WEIGHTS as GGUF
 from swarmctl.fleet.releases import read as read_releases
 from swarmctl.fleet.releases import standing
+from swarmctl.fleet.ssh_config import resolve
 from swarmctl.fleet.weights import base_weights, describe, shipped_folder
 from swarmctl.ledger.snapshots import find as find_dataset
 from swarmctl.runtimes.gguf_header import read_header
@@ -23,10 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from swarmctl.fleet.weights import Weights
-    from swarmctl.inventory import Inventory
+    from swarmctl.inventory import Host, Inventory
     from swarmctl.paths import Paths
     from swarmctl.recipe import Recipe
     from swarmctl.training.shape import ModelShape
+
+
+MEETING = 29_000  # below what Linux gives outgoing connections, near torch's own 29500
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +135,16 @@ def served_template(wanted: Ordered) -> str | None:
     except (OSError, ValueError, struct.error):
         return None
     return None
+
+
+def meeting_address(host: Host, ssh_config: str | None) -> str:
+    """Where the hosts of a team reach its first: the address by which this machine reaches it."""
+    return "127.0.0.1" if host.local else resolve(host.ssh, ssh_config).hostname
+
+
+def meeting_port(run: str) -> int:
+    """The port on which a team meets, the same for everybody who knows the run's name."""
+    return MEETING + int(sha256(run.encode()).hexdigest()[:8], 16) % 1000
 
 
 def parquet(folder: Path) -> list[Path]:

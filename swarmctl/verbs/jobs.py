@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import CommandTimeout, JobFailed, SwarmError, UsageError
@@ -88,6 +88,7 @@ def resume(paths: Paths, inventory: Inventory, named: str, now: Callable[[], flo
         if before.state in ("running", "done"):
             return Row(run.host, before, run)
         record(paths, run, "resume", now(), was=before.state)
+        _team(paths, inventory, run, jobs.resume)
         return Row(run.host, jobs.resume(remote, run.data_dir, run.id), run)
 
 
@@ -97,6 +98,7 @@ def cancel(paths: Paths, inventory: Inventory, named: str, now: Callable[[], flo
     with _host(paths, inventory, run) as remote:
         before = jobs.state(remote, run.data_dir, run.id)
         after = jobs.cancel(remote, run.data_dir, run.id)
+        _team(paths, inventory, run, jobs.cancel)
         if not before.ended:
             record(paths, run, "cancel", now())
         return _row(paths, run.host, after, run)
@@ -108,6 +110,7 @@ def remove(paths: Paths, inventory: Inventory, named: str, now: Callable[[], flo
     run = find_run(paths, named)
     with _host(paths, inventory, run) as remote:
         jobs.remove(remote, run.data_dir, run.id)
+        _team(paths, inventory, run, jobs.remove)
     record(paths, run, "remove", now())
     return run
 
@@ -159,6 +162,14 @@ def tensorboard(paths: Paths, inventory: Inventory, named: str, port: int | None
         finally:
             if there and not host.local:
                 unforward_port(paths, host_name=host.name, port=there[0], near=near)
+
+
+def _team(paths: Paths, inventory: Inventory, run: Run,
+          act: Callable[[ShellRemote, str, str], object]) -> None:
+    """Do the same on the other hosts of a run."""
+    for name, data_dir in run.team:
+        with _host(paths, inventory, replace(run, host=name)) as remote:
+            act(remote, data_dir, run.id)
 
 
 @contextmanager

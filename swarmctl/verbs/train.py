@@ -23,8 +23,9 @@ from swarmctl.fleet.runs import Run, at, finished, keep_aside, keep_run, record,
 from swarmctl.fleet.store import Store
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.train_env import SIZE, training_python
-from swarmctl.fleet.training import Ordered, order, parquet, served_template
+from swarmctl.fleet.training import Ordered, meeting_address, meeting_port, order, parquet, served_template
 from swarmctl.fleet.weights import put_weights
+from swarmctl.jobs.spec import Node
 from swarmctl.training.plan import Load, fitting, spec_of
 from swarmctl.training.precision import gpus_for_training
 
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 
 SURVEY_LIMIT = 60.0
 EXAMINE_LIMIT = 600.0
+STEPS = ("training environment", "base weights", "dataset")
 
 
 class Watcher(Protocol):
@@ -82,6 +84,16 @@ class Candidate:
     busy: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """What a host has been given: absolute paths there."""
+
+    python: str
+    code: str
+    base: str
+    data: str
+
+
 def train(paths: Paths, inventory_path: Path, recipe: str, watcher: Watcher, *, host: str | None = None,
           dataset: str = "latest", model: str | None = None, given: Sequence[str] = (), follow: bool = True,
           dry_run: bool = False, now: Callable[[], float] = time.time) -> Run | None:
@@ -90,15 +102,17 @@ def train(paths: Paths, inventory_path: Path, recipe: str, watcher: Watcher, *, 
     Raises RecipeError, UsageError, Unfit (nothing was started), JobFailed and RemoteErrors.
     """
     wanted = order(paths, inventory_path, recipe, dataset=dataset, model=model, given=given)
-    chosen = choose(wanted, host, watcher)
+    team = choose(wanted, host, watcher)
     try:
-        return _on_host(wanted, chosen, watcher, follow=follow, dry_run=dry_run, now=now)
+        return _on_hosts(wanted, team, watcher, follow=follow, dry_run=dry_run, now=now)
     finally:
-        chosen.remote.close()
+        for one in team:
+            one.remote.close()
 
 
-def choose(wanted: Ordered, named: str | None, watcher: Watcher) -> Candidate:
-    """The host that trains: the named one, else the fittest of those with the role `train` that is free.
+def choose(wanted: Ordered, named: str | None, watcher: Watcher) -> tuple[Candidate, ...]:
+    """The hosts that train: all that the recipe names, or the one that is named here, else the fittest of
+    those with the role `train` that is free.
 
     Raises UsageError where none has the role, Unfit where it fits none.
     """
@@ -110,6 +124,10 @@ def choose(wanted: Ordered, named: str | None, watcher: Watcher) -> Candidate:
         if isinstance(one, SwarmError):
             watcher.note(f"{name} cannot be looked at: {one}")
     fit = [one for one in able if not one.fit.lacks]
+    if wanted.recipe.own.hosts and len(fit) < len(hosts):
+        raise next((_unfit(one) for one in able if one.fit.lacks), Unfit("a host of the recipe is missing"))
+    if wanted.recipe.own.hosts:
+        return tuple(fit)
     if not fit and len(able) == 1:
         raise _unfit(able[0])
     if not fit:
@@ -122,56 +140,99 @@ def choose(wanted: Ordered, named: str | None, watcher: Watcher) -> Candidate:
     for one in able:
         if one is not best:
             one.remote.close()
-    return best
+    return (best,)
 
 
-def _on_host(wanted: Ordered, chosen: Candidate, watcher: Watcher, *, follow: bool, dry_run: bool,
-             now: Callable[[], float]) -> Run | None:
-    remote, data_dir = chosen.remote, chosen.seen.data_dir
-    if chosen.busy:
-        watcher.note(f"{chosen.host.name} is training already: {', '.join(chosen.busy)}")
-    steps = ("training environment", "job code", "base weights", "examine the dataset")
-    tell = [Teller(chosen.host.name, number, len(steps), title, watcher.event) for number, title in
-            enumerate(steps, 1)]
-    python = training_python(remote, chosen.host, chosen.seen, wanted.paths, tell[0])
-    tell[0](python, 1.0, "done")
-    code = jobs.put_code(remote, data_dir)
-    base = str(wanted.weights.path) if chosen.host.local else put_weights(
-        remote, wanted.weights, data_dir, tell[2])
-    tell[2](base, 1.0, "done")
-    run = Run(run_id(wanted.recipe.name, now()), chosen.host.name, data_dir, wanted.recipe.name,
-              wanted.recipe.trainer, wanted.model, str(wanted.weights.path), wanted.dataset.name,
-              at(now()), who())
-    files = {f"data/{path.name}": path for path in parquet(wanted.dataset)}
-    put = jobs.put_files(remote, data_dir, run.id, files)
-    known = _converter(wanted, watcher)
-    rows = _examine(remote, wanted, known, python, code, base, f"{put}/data")
-    tell[3](f"{rows['rows']} rows, the longest {rows['longest']} tokens", 1.0, "done")
-    _require_servable(wanted, known, rows)
-    found = _judged(wanted, chosen, rows)
-    watcher.preflight(found)
-    if dry_run or found.fit.lacks:
-        jobs.remove_folder(remote, data_dir, run.id)
-        if found.fit.lacks:
-            raise _unfit(replace(chosen, fit=found.fit))
+def _on_hosts(wanted: Ordered, team: Sequence[Candidate], watcher: Watcher, *, follow: bool, dry_run: bool,
+              now: Callable[[], float]) -> Run | None:
+    """Prepare every host of the team, check, start; the first one leads and is the run's host."""
+    first = team[0]
+    run = Run(run_id(wanted.recipe.name, now()), first.host.name, first.seen.data_dir, wanted.recipe.name,
+              wanted.recipe.trainer, wanted.model, str(wanted.weights.path), wanted.dataset.name, at(now()),
+              who(), team=tuple((one.host.name, one.seen.data_dir) for one in team[1:]))
+    try:
+        ready = [_prepare(wanted, one, run, watcher) for one in team]
+        found = _checked(wanted, first, ready[0], run, watcher)
+    except SwarmError:
+        _discard(team, run)
+        raise
+    if dry_run:
+        _discard(team, run)
         return None
     run = replace(run, plan=_planned(found))
-    spec = spec_of(wanted.recipe, found.fit, run=run.id, model=base)
     keep_run(wanted.paths, run)
     record(wanted.paths, run, "start", now())
     if wanted.recipe.own.inference == "drain" and keep_aside(wanted.paths, run, now()):
         watcher.note(f"{run.host} takes no new questions while it trains")
-    jobs.start(remote, data_dir, spec, {}, python=python, code=code)
+    _start(wanted, team, ready, found.fit, run)
     watcher.note(f"run {run.id} on {run.host}, which needs this terminal no more: "
                  f"`swarmctl jobs follow {run.id}`")
     if follow:
-        ended = jobs.watch(remote, run.data_dir, run.id, lambda one: watcher.progress(run, one))
+        ended = jobs.watch(first.remote, run.data_dir, run.id, lambda one: watcher.progress(run, one))
         finished(wanted.paths, run, ended, now())
     return run
 
 
+def _prepare(wanted: Ordered, one: Candidate, run: Run, watcher: Watcher) -> Ready:
+    """Environment, code, weights and data, put where they are not there yet."""
+    remote, data_dir = one.remote, one.seen.data_dir
+    if one.busy:
+        watcher.note(f"{one.host.name} is training already: {', '.join(one.busy)}")
+    tell = [Teller(one.host.name, number, len(STEPS), title, watcher.event)
+            for number, title in enumerate(STEPS, 1)]
+    python = training_python(remote, one.host, one.seen, wanted.paths, tell[0])
+    tell[0](python, 1.0, "done")
+    code = jobs.put_code(remote, data_dir)
+    base = str(wanted.weights.path) if one.host.local else put_weights(
+        remote, wanted.weights, data_dir, tell[1])
+    tell[1](base, 1.0, "done")
+    files = {f"data/{path.name}": path for path in parquet(wanted.dataset)}
+    put = jobs.put_files(remote, data_dir, run.id, files)
+    tell[2](put, 1.0, "done")
+    return Ready(python, code, base, f"{put}/data")
+
+
+def _checked(wanted: Ordered, one: Candidate, ready: Ready, run: Run, watcher: Watcher) -> Preflight:
+    """Everything that is known before training. Raises Unfit where it speaks against it."""
+    known = _converter(wanted, watcher)
+    rows = _examine(one.remote, wanted, known, ready)
+    watcher.note(f"{run.dataset}: {rows['rows']} rows, the longest {rows['longest']} tokens")
+    _require_servable(wanted, known, rows)
+    found = _judged(wanted, one, rows)
+    watcher.preflight(found)
+    if found.fit.lacks:
+        raise _unfit(replace(one, fit=found.fit))
+    return found
+
+
+def _start(wanted: Ordered, team: Sequence[Candidate], ready: Sequence[Ready], fit: Fitting,
+           run: Run) -> None:
+    """Start the job on every host, the leader's last: the others wait for it."""
+    spec = spec_of(wanted.recipe, fit, run=run.id, model=ready[0].base)
+    if len(team) > 1:
+        address = meeting_address(team[0].host, wanted.inventory.ssh_config)
+        spec = replace(spec, node=Node(0, len(team), address, meeting_port(run.id)))
+    for rank in reversed(range(len(team))):
+        mine = replace(spec, model=ready[rank].base)
+        if rank:  # only the leader merges
+            mine = replace(mine, stages=spec.stages[:1], node=spec.node and replace(spec.node, rank=rank))
+        jobs.start(team[rank].remote, team[rank].seen.data_dir, mine, {}, python=ready[rank].python,
+                   code=ready[rank].code)
+
+
+def _discard(team: Sequence[Candidate], run: Run) -> None:
+    """Nothing was started: what was put for this run alone goes again."""
+    for one in team:
+        jobs.remove_folder(one.remote, one.seen.data_dir, run.id)
+
+
 def _hosts(wanted: Ordered, named: str | None) -> tuple[Host, ...]:
     there = wanted.inventory.hosts
+    if wanted.recipe.own.hosts and named is None:
+        missing = sorted(set(wanted.recipe.own.hosts) - {host.name for host in there})
+        if missing:
+            raise UsageError(f"the inventory has no host {', '.join(missing)}, which the recipe names")
+        return tuple(wanted.inventory.host(name) for name in wanted.recipe.own.hosts)
     if named is not None:
         found = tuple(host for host in there if host.name == named)
         if not found:
@@ -209,11 +270,11 @@ def _speed(one: Candidate) -> tuple[bool, int, int]:
     return not one.busy, memory, one.seen.cpu.threads
 
 
-def _examine(remote: ShellRemote, wanted: Ordered, known: Convertible | None, python: str, code: str,
-             base: str, data: str) -> Mapping[str, Any]:
+def _examine(remote: ShellRemote, wanted: Ordered, known: Convertible | None,
+             ready: Ready) -> Mapping[str, Any]:
     length = str(wanted.recipe.keys.get("max_length", 1024) or 0)
-    argv = ("env", f"PYTHONPATH={code}", python, "-m", "swarmctl.jobs.examine", base, data,
-            wanted.recipe.trainer, length)
+    argv = ("env", f"PYTHONPATH={ready.code}", ready.python, "-m", "swarmctl.jobs.examine", ready.base,
+            ready.data, wanted.recipe.trainer, length)
     told = {"template": served_template(wanted), "probe": known.probe if known else None}
     try:
         done = remote.run(argv, timeout=EXAMINE_LIMIT, stdin=json.dumps(told).encode())
