@@ -159,7 +159,8 @@ def test_a_version_as_good_is_kept_on_the_canary_and_then_on_the_rest_and_rolled
     swarm.want(GOOD)
     planned = swarm.up()
     assert {host["state"] for host in planned.values()} == {"unchanged"}, "up moves no host"
-    assert planned["a"]["notes"] == [f"llama.cpp {LLAMACPP} runs, {GOOD} is wanted: `swarmctl upgrade` moves it"]
+    assert planned["a"]["notes"] == [
+        f"llama.cpp {LLAMACPP} runs, {GOOD} is wanted: `swarmctl upgrade` moves it"]
     found = swarm.upgrade()
     assert {name: one["state"] for name, one in found.items()} == {"a": "kept", "b": "kept"}
     assert found["a"]["canary"] != found["b"]["canary"]
@@ -230,6 +231,19 @@ def test_an_interrupted_upgrade_goes_back_before_it_ends(make):
     assert swarm.history("a")[-1] == ("undecided", LLAMACPP, GOOD)
     assert ask(swarm) == "a"
     assert swarm.upgrade()["a"]["state"] == "kept"
+
+
+@pytest.mark.parametrize(("version", "state"), [(GOOD, "kept"), (BABBLING, "returned")])
+def test_an_embedding_model_is_judged_by_its_vectors(make, version, state):
+    swarm = make("a")
+    text = swarm.paths.inventory.read_text()
+    swarm.paths.inventory.write_text(text.replace("'shipped:small', ", "'shipped:small', embedding: true, "))
+    swarm.run("up")
+    found = swarm.upgrade("--to", version, status=None)["a"]
+    assert found["state"] == state
+    said = " ".join((*found["why"], *found["compared"]))
+    assert "its vectors are alike" in said if state == "kept" else "its vectors changed" in said
+    assert swarm.runs("a") == (version if state == "kept" else LLAMACPP)
 
 
 def wait_for(what, limit=60.0):

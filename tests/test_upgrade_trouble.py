@@ -111,6 +111,7 @@ def test_it_says_what_cannot_be_done(make):  # noqa: F811
     assert "no llama.cpp came before" in swarm.run("rollback", "a", status=1).stderr
     assert "no host b" in swarm.run("rollback", "b", status=2).stderr
     assert "--canary b is not among the hosts" in swarm.run("upgrade", "--canary", "b", status=2).stderr
+    assert "is no version" in swarm.run("upgrade", "--to", "../../tmp", status=2).stderr
     nowhere = swarm.run("upgrade", "--to", "0.3.99", status=1).stderr
     assert "the hash of llama.cpp 0.3.99's source is not known" in nowhere
     swarm.want(GOOD, models="small, large")

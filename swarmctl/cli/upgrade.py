@@ -75,7 +75,7 @@ class _Shown:
     def plan(self, plans: Sequence[Report]) -> None:
         """Who goes, and who does not and why."""
         if not self._quiet:
-            self._progress.text("\n".join(plan_line(one) for one in plans))
+            self._progress.text("\n".join(map(plan_line, plans)) or "no host serves anything")
 
     def event(self, event: Event) -> None:
         """A step's progress."""

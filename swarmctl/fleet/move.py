@@ -28,7 +28,7 @@ from swarmctl.fleet.versions import write_change
 from swarmctl.runtimes.ollama_plan import speed_name
 from swarmctl.runtimes.plans import plan_host
 from swarmctl.runtimes.regression import TOLERANCE, Sample, drift, garbled, slower, speed_words
-from swarmctl.runtimes.versions import TITLES, arrival, changes, in_force, installed
+from swarmctl.runtimes.versions import TITLES, arrival, changes, in_force
 from swarmctl.steps import InstallRuntime, MeasureSpeed, StartServer, StopServer
 
 if TYPE_CHECKING:
@@ -120,7 +120,7 @@ class Mover:
             if came is None:
                 raise self._error(f"no {self._title} came before {in_force(self.runtime, seen) or 'any'}",
                                   f"`swarmctl upgrade {self.host.name} --to VERSION` goes to one")
-            if came.other not in installed(self.runtime, seen):
+            if any(self._installs(step) for step in plan_host(self._to(came.other), seen)):
                 raise self._error(f"{self._title} {came.other} is no longer under {seen.data_dir}",
                                   f"`swarmctl upgrade {self.host.name} --to {came.other}` installs it")
             with upgrading(self.supply.paths, self.host.name, self.clock()):
@@ -157,7 +157,7 @@ class Mover:
 
     def _install(self, seen: Facts, to: str) -> None:
         for step in plan_host(self._to(to), seen):
-            if isinstance(step, InstallRuntime) and step.runtime == self.runtime:
+            if self._installs(step):
                 self._renew(BUILD_LIMIT)
                 apply(self._work(seen, self._teller(1, step.title)), step)
 
@@ -254,6 +254,9 @@ class Mover:
         self._write(event, version, other, why=why, before=speeds[0], after=speeds[1])
 
     # --- parts of both
+
+    def _installs(self, step: Step) -> bool:
+        return isinstance(step, InstallRuntime) and step.runtime == self.runtime
 
     def _switch(self, seen: Facts, to: str) -> None:
         """Have the servers run on that version, which is installed."""

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 #: the versions this swarmctl knows
 KNOWN = {"llamacpp": LLAMACPP, "ollama": OLLAMA}
+#: what may stand in a path and in an address
+VERSION = re.compile(r"[0-9]{1,6}(\.[0-9]{1,6}){1,3}([a-z0-9.-]{1,20})?")
 TITLES = {"llamacpp": "llama.cpp", "ollama": "Ollama"}
 
 

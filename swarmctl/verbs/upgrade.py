@@ -24,7 +24,7 @@ from swarmctl.fleet.surveyed import Surveyed, look, refresh, supply_of, yard_of
 from swarmctl.inventory import RUNTIMES, placed_on
 from swarmctl.runtimes.ollama_plan import adopted
 from swarmctl.runtimes.regression import TOLERANCE
-from swarmctl.runtimes.versions import TITLES, held, held_words, in_force, wanted_version
+from swarmctl.runtimes.versions import TITLES, VERSION, held, held_words, in_force, wanted_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -103,6 +103,8 @@ def upgrade(paths: Paths, inventory: Path, watcher: Watcher, wish: Wish, clock: 
     yard = yard_of(paths, inventory)
     if wish.canary is not None and not {wish.canary} <= {host.name for host in yard.chosen(only)}:
         raise UsageError(f"--canary {wish.canary} is not among the hosts", hint="name it as a HOST too")
+    if wish.to is not None and not VERSION.fullmatch(wish.to):
+        raise UsageError(f"--to {wish.to} is no version", hint="0.33.0 is one")
     if dry_run:
         return _planned(yard, wish, only, watcher)[0]
     with local_lock(paths.state / "up.lock", "swarmctl upgrade", wait=LOCK_WAIT, on_wait=watcher.note):
