@@ -74,12 +74,14 @@ class Sharing:
         self._coming: dict[str, str] = {}
         self._wanted: dict[str, int] = {}
         self._passing: list[Place] = []
+        self._over = False
 
     def __enter__(self) -> Sharing:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, exc: BaseException | None,
                  trace: TracebackType | None) -> None:
+        self._over = True
         self._keys.__exit__(kind, exc, trace)
         for place in self._passing:
             with contextlib.suppress(SwarmError):  # what is forgotten there goes after a week
@@ -124,6 +126,8 @@ class Sharing:
             except DiskFull:
                 raise
             except RemoteError as exc:
+                if self._over:
+                    raise  # it was us: an interrupt has taken the key away
                 why.append(f"{giver.remote.host} broke off: {exc.message}")
                 continue
             self.holds(blob.sha256, to)
