@@ -105,10 +105,8 @@ def up(paths: Paths, inventory_path: Path, watcher: Watcher, *, only: Sequence[s
     hosts = chosen(inventory, only)
     if dry_run:
         models = _models(inventory, hosts, inventory_path, paths, watcher)
-        plans, reports = _survey(inventory, hosts, models, paths)
+        _, reports = _survey(inventory, hosts, models, paths, keep=False)
         watcher.plan(reports)
-        for plan in plans:
-            plan.remote.close()
         return reports
     with local_lock(paths.state / "up.lock", "swarmctl up", wait=LOCK_WAIT, on_wait=watcher.note):
         inventory = wanted(read_inventory(inventory_path), read_releases(paths), paths, previous=previous)
@@ -152,8 +150,9 @@ def _model_note(watcher: Watcher, name: str, text: str) -> None:
 
 
 def _survey(inventory: Inventory, hosts: Sequence[Host], models: dict[str, ModelFile],
-            paths: Paths) -> tuple[tuple[HostPlan, ...], tuple[HostReport, ...]]:
-    """Plans of the hosts that can be reached and made what is wanted, and a report for every host."""
+            paths: Paths, *, keep: bool = True) -> tuple[tuple[HostPlan, ...], tuple[HostReport, ...]]:
+    """Plans of the hosts that can be reached and made what is wanted, and a report for every host. With
+    `keep` the connections of hosts that have steps stay open."""
     def look(host: Host) -> HostPlan:
         remote = connect(host, paths, inventory.ssh_config)
         names = sorted({placement.model for placement in host.models})
@@ -163,7 +162,7 @@ def _survey(inventory: Inventory, hosts: Sequence[Host], models: dict[str, Model
             leaving.callback(remote.close)
             seen = survey(warm(remote, host, paths, inventory.ssh_config), host)
             plan = HostPlan(host, remote, want, seen, plan_host(want, seen), host_notes(want, seen))
-            if plan.steps:
+            if keep and plan.steps:
                 leaving.pop_all()
         return plan
 
