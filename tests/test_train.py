@@ -23,9 +23,9 @@ from swarmctl.jobs.folder import Folder
 from swarmctl.jobs.spec import JobError, Spec, parse_spec
 from swarmctl.shipped import shipped_model
 
-train = [pytest.mark.train, pytest.mark.skipif(
+needs_trl = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "trl", "peft", "datasets")),
-    reason="torch, trl, peft and datasets are not installed")]
+    reason="torch, trl, peft and datasets are not installed")
 CAPITALS = {"France": "Paris", "Spain": "Madrid", "Italy": "Rome", "Japan": "Tokyo", "Peru": "Lima"}
 
 
@@ -130,10 +130,12 @@ def steps(folder):
     return [line for line in lines if "loss" in line], saved
 
 
+@needs_trl
+@pytest.mark.train
+@pytest.mark.slow
+@pytest.mark.timeout(900)  # a busy machine takes its time
 class TestTraining:
     """One DPO of the shipped small model, hurt on the way."""
-
-    pytestmark = (*train, pytest.mark.slow, pytest.mark.timeout(900))  # a busy machine takes its time
 
     def test_a_killed_job_goes_on_from_its_checkpoint_and_gives_a_whole_model(self, trainers, dataset):
         run = trainers.train("tiny-dpo", "-d", str(dataset), "--detach",
@@ -209,10 +211,11 @@ class TestTraining:
         assert trainers.acts() == ["start", "cancel", "cancelled"]
 
 
+@needs_trl
+@pytest.mark.train
+@pytest.mark.timeout(600)
 class TestPreflight:
     """What would fail after an hour is refused before anything starts."""
-
-    pytestmark = tuple(train)
 
     def test_a_dry_run_shows_the_arithmetic_and_leaves_nothing(self, trainers, dataset):
         err = trainers.train("tiny-dpo", "-d", str(dataset), "--dry-run").stderr
