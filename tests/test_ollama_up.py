@@ -134,6 +134,67 @@ def test_questions_go_over_both_runtimes_and_say_the_inventorys_name(mixed):
         assert (row["host"], row["runtime"], row["model"]) == (host, runtime, "tiny-large")
 
 
+def test_the_whole_journey_on_a_mixed_swarm(mixed, tmp_path):
+    """Ask, structure, tools, chat, compare, rate, log, doctor, cordon, drain: over both runtimes as one."""
+    for host, runtime in (("worlock", "llamacpp"), ("calisota", "ollama")):
+        bool_of = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
+        bound = ask_json(mixed, "2 + 2", "--host", host, "--schema", json.dumps(bool_of),
+                         "--max-tokens", "60")
+        assert isinstance(json.loads(bound["answer"])["n"], bool), runtime
+        tools = json.dumps([{"name": "clock", "parameters": {"type": "object", "properties": {}}}])
+        done = mixed.run("ask", "what time is it?", "--host", host, "--tools", tools, status=1)
+        assert f"tiny-large on {host}: tiny-large" in done.stderr, done.stderr
+        assert "cannot call tools: its chat template has none" in done.stderr
+    lines = "What is the capital of France?\n/rate up good\nhello\n"
+    talk = mixed.run("chat", "-m", "tiny-small", stdin=lines)
+    assert "Paris" in talk.stdout
+    first, second = (row for row in mixed.rows() if row.get("via") == "chat")
+    assert second["conversation"] == first["conversation"]
+    assert first["runtime"] == "ollama"
+    mixed.run("compare", "What is the capital of Italy?", "-m", "tiny-small", "-m", "tiny-large", "--choice",
+              "1")
+    assert mixed.rows()[-1]["kind"] == "comparison"
+    row = ask_json(mixed, "What is the capital of Spain?", "--host", "calisota")
+    mixed.run("rate", "2")
+    mixed.run("rate", "down", row["id"], "--correction", "Madrid, of course")
+    assert mixed.rows()[-1]["correction"] == "Madrid, of course"
+    count = mixed.run("log", "sql", "SELECT count(DISTINCT runtime) FROM exchanges", "--json").stdout
+    assert "2" in count
+    assert "of course" in mixed.run("log", "show", row["id"]).stdout
+    report = json.loads(mixed.run("doctor", "--json", status=None).stdout)
+    assert not [one for one in report["findings"] if one["kind"] in ("blob", "template", "token")], report
+    mixed.run("cordon", "calisota")
+    assert ask_json(mixed, "hello", "-m", "tiny-large")["host"] == "worlock"
+    assert "cordoned" in mixed.run("ask", "hello", "-H", "calisota", status=2).stderr
+    mixed.run("uncordon", "calisota")
+    drained = json.loads(mixed.run("drain", "spinoza", "--json").stdout)
+    assert drained["busy"] == 0
+    mixed.run("uncordon", "spinoza")
+
+
+def test_init_and_trust_lead_to_the_same_hosts(mixed, tmp_path):
+    out = tmp_path / "inventory.yaml"
+    mixed.run("init", "--from", "ssh", "-F", str(mixed.lab.ssh_config), "--hosts", "worlock,spinoza,calisota",
+              "--no-discover", "--out", str(out))
+    text = out.read_text()
+    assert all(f"  {host}:" in text for host in mixed.folders)
+
+
+def test_up_mends_a_model_whose_blob_was_deleted_behind_its_back(mixed):
+    models = mixed.folders["spinoza"] / "ollama" / "models"
+    tag = mixed.served()["spinoza"]["tag"]
+    manifest = next((models / "manifests").rglob(tag.replace(":", "/")))
+    layers = json.loads(manifest.read_text())["layers"]
+    (digest,) = (layer["digest"] for layer in layers if layer["mediaType"].endswith(".model"))
+    (models / "blobs" / digest.replace(":", "-")).unlink()
+    mended = mixed.report()["spinoza"]
+    assert kinds(mended) == ["CreateModel"]
+    assert mended["steps"][0]["reason"] == "it lists that model and lacks its weights"
+    assert {host["state"] for host in mixed.report().values()} == {"unchanged"}
+    assert (models / "blobs" / digest.replace(":", "-")).exists()
+    assert ask_json(mixed, "What is the capital of France?", "--host", "spinoza")["runtime"] == "ollama"
+
+
 def test_a_runner_killed_in_mid_stream_is_answered_by_the_llama_cpp_host(mixed, stranger):
     ask_json(mixed, "hello", "--host", "calisota")
     runners = stranger.runners()
@@ -288,3 +349,60 @@ def test_a_release_is_taken_from_another_host_that_has_it(mixed):
     finally:
         mixed.paths.inventory.write_text(text)
     assert kinds(mixed.report()["worlock"]) == ["StopServer"]
+
+
+class Pair(Cli):
+    """This machine with an Ollama of ours that may hold one model, and two models for it."""
+
+    def __init__(self, home: Path, archives: Path, version: str) -> None:
+        super().__init__(Paths.from_environ({"SWARMCTL_HOME": str(home), "HOME": str(home)}), home)
+        (self.port,) = free_ports(1)
+        self.paths.inventory.parent.mkdir(parents=True)
+        self.paths.inventory.write_text(f"""\
+version: 1
+airgap: {archives}
+models:
+  one: {{source: "shipped:large", context: 512}}
+  two: {{source: "shipped:small", context: 512}}
+hosts:
+  here:
+    ssh: local
+    data_dir: {home / "data"}
+    ollama: {{port: {self.port}, manage: own, version: "{version}", env: {{OLLAMA_MAX_LOADED_MODELS: 1}}}}
+    models: [{{model: one, runtime: ollama}}, {{model: two, runtime: ollama}}]
+""")
+
+    def states(self) -> dict[str, str]:
+        (host,) = json.loads(self.run("status", "--json").stdout)
+        return {server["model"]: server["state"] for server in host["servers"]}
+
+    def loads(self) -> int:
+        """How often a model was loaded since the server started, from its own log."""
+        logs = (self.paths.inventory.parent.parent / "data" / "servers" / "ollama").glob("*log*")
+        return sum(path.read_text(errors="replace").count("starting llama-server") for path in logs)
+
+
+def test_two_models_that_evict_each_other_are_told_apart_and_the_loaded_one_is_preferred(
+        tmp_path, airgap, release):
+    pair = Pair(tmp_path / "home", airgap, release)
+    try:
+        plan = json.loads(pair.run("up", "--dry-run", "--json").stdout)
+        (start,) = (step for host in plan["hosts"] for step in host["steps"] if step["kind"] == "StartServer")
+        assert "loading two evicts another model, as at most 1 may be loaded" in start["reason"]
+        pair.run("up")
+        fleet = json.loads(pair.paths.fleet.read_text())
+        for served in fleet["hosts"][0]["served"]:
+            served["load_seconds"] = 5.0  # as of a model of some gigabytes: a tiny one loads unnoticed
+        pair.paths.fleet.write_text(json.dumps(fleet))
+        for wanted, other in (("one", "two"), ("two", "one"), ("one", "two")):
+            assert ask_json(pair, "hello", "-m", wanted)["model"] == wanted
+            before = pair.loads()
+            assert pair.states() == {wanted: "ready", other: "idle"}
+            assert pair.states() == {wanted: "ready", other: "idle"}, "looking evicts nothing"
+            assert ask_json(pair, "What is the capital of France?")["model"] == wanted
+            pair.run("doctor", status=None)
+            assert pair.states() == {wanted: "ready", other: "idle"}
+            assert pair.loads() == before
+        assert before >= 3, "every switch was a load"
+    finally:
+        pair.run("down")
