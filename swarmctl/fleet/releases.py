@@ -187,6 +187,9 @@ def _placements(host: Host, told: Mapping[str, tuple[_Live, ...]],
     first, beside = [], []
     for index, (placement, port) in enumerate(zip(host.models, placement_ports(host), strict=True)):
         for one in told.get(placement.model, ()):
+            if one.release is None and one.role == "champion":
+                first.append(placement)
+                continue
             name = wish_name(one.model, one.release.release) if one.release else one.model
             found = replace(placement, model=name)
             if runtime_of(host, placement) != "ollama":
