@@ -16,8 +16,9 @@ from swarmctl.ledger.parquet import read_json_rows
 from swarmctl.verbs.dataset_code import CodeWanted, build_code
 
 NOW = 1_795_300_000.0
-MIT = ("Permission is hereby granted, free of charge, to any person obtaining a copy of this software ... The "
-       "above copyright notice and this permission notice shall be included in all copies or substantial portions.")
+MIT = ("Permission is hereby granted, free of charge, to any person obtaining a copy of this software ... "
+       "The above copyright notice and this permission notice shall be included in all copies or substantial "
+       "portions.")
 GPL = "GNU GENERAL PUBLIC LICENSE\nVersion 3, 29 June 2007"
 NOUNS = ("river", "lamp", "stone", "cloud", "violin", "harbour", "pepper", "window", "ladder", "comet",
          "anchor", "bell")
