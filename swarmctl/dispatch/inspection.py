@@ -14,6 +14,7 @@ from swarmctl.errors import ServerError, ServerUnavailable, SwarmError
 from swarmctl.exchange import ChatRequest, Message
 from swarmctl.runtimes.http import TunnelDown, request
 from swarmctl.runtimes.named import runtime
+from swarmctl.runtimes.template import served_template
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping, Sequence
@@ -70,10 +71,18 @@ def _template(candidate: Candidate, endpoint: Endpoint, one: Mapping[str, Any], 
         raise ServerUnavailable(f"the server broke off ({exc or type(exc).__name__})") from exc
     text = read(said) if isinstance(said, dict) else None
     if not isinstance(text, str):
-        return f"it does not say how it renders a conversation: {str(said)[:SHOWN]}"
+        return _by_its_source(candidate, endpoint)
     if text.removeprefix(bos) == one["text"].removeprefix(bos):
         return None
     return f"it renders {one['messages']!r} as {text[:SHOWN]!r}, and training as {one['text'][:SHOWN]!r}"
+
+
+def _by_its_source(candidate: Candidate, endpoint: Endpoint) -> str | None:
+    """Of a server that does not render for us (an older Ollama): whether it holds the very template."""
+    digest = served_template(candidate.runtime, endpoint, timeout=CONNECT_TIMEOUT)
+    if digest == candidate.template:
+        return None
+    return f"its template has the sha256 {str(digest)[:12]}, and the release's {candidate.template[:12]}"
 
 
 def _ends(candidate: Candidate, endpoint: Endpoint, prompt: Sequence[Mapping[str, str]],
