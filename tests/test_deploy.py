@@ -10,6 +10,7 @@ import json
 import os
 import shutil
 import signal
+import sys
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from test_ollama import FOLDER, Server
 
 from swarmctl.dispatch.record import fresh_id, timestamp
 from swarmctl.exchange import Comparison, Exchange, Message
+from swarmctl.fleet.runs import Run, keep_run
 from swarmctl.ledger.journal import append
 from swarmctl.shipped import shipped_model
 
@@ -44,7 +46,8 @@ class Swarm(Cli):
         lines = [f"version: 1\nssh_config: {json.dumps(str(lab.ssh_config))}",
                  "models: {small: {source: 'shipped:small', context: 512, parallel: 1}}", "hosts:",
                  f"  worlock: {{ssh: worlock, data_dir: {first.data_dir}, models: [small],",
-                 f"    llamacpp: {{port: {first.llamacpp_port}}}, limits: {{threads: 1}}}}"]
+                 f"    llamacpp: {{port: {first.llamacpp_port}}}, limits: {{threads: 1}},",
+                 f"    roles: [train, inference], train: {{python: {json.dumps(sys.executable)}}}}}"]
         if ollama:
             lines += [f"  spinoza: {{ssh: spinoza, data_dir: {second.data_dir}, models: [small],",
                       f"    ollama: {{port: {ollama.port}, manage: adopt}}, limits: {{threads: 1}}}}"]
@@ -148,6 +151,25 @@ def test_a_folder_becomes_a_canary_on_both_runtimes_is_promoted_and_rolled_back(
     actions = [(one["action"], one["release"]) for one in swarm.history()]
     assert actions == [("deploy", release), ("share", release), ("promote", release), ("rollback", release)]
     assert all("@" in one["by"] for one in swarm.history())
+
+
+def test_a_run_is_finished_on_the_host_where_it_lies(swarm, weights):
+    run = Run("tiny-dpo-20261123-abc123", "worlock", str(swarm.data_dir["worlock"]), "tiny-dpo", "dpo",
+              "small", str(weights), "", "2026-11-23T00:00:00.000Z", "somebody@somewhere")
+    keep_run(swarm.paths, run)
+    merged = swarm.data_dir["worlock"] / "runs" / run.id / "out" / "merged"
+    shutil.copytree(changed(weights, 11), merged)
+    done = json.loads(swarm.run("deploy", run.id, "-q", "F16", "--share", "0", "--json").stdout)
+    kept = swarm.paths.releases / "small" / done["release"]
+    assert (kept / "merged" / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
+    assert json.loads((kept / "run.json").read_text())["run"] == run.id
+    assert swarm.history()[-1]["run"] == run.id
+    assert swarm.served()["worlock"][done["release"]]["share"] == 0.0
+    assert [path.name for path in merged.parents[2].iterdir()] == [run.id]  # 16 bits are not left behind
+    swarm.run("rollback", "small")
+    unknown = swarm.run("deploy", "tiny-kto", "-m", "small", status=2)
+    assert "no run is called 'tiny-kto'" in unknown.stderr
+    assert run.id in unknown.stderr
 
 
 def refused(swarm, source: Path, *more: str) -> str:
