@@ -33,6 +33,8 @@ def launch(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
     for path in (gave, failed):
         path.unlink(missing_ok=True)
     environ = {**os.environ, "OMP_NUM_THREADS": str(spec.threads or 1)}
+    if spec.deepspeed and spec.threads:  # threads are bounded where there is no GPU
+        environ["DS_ACCELERATOR"] = "cpu"
     process = subprocess.Popen(argv(spec, stage), cwd=folder.path, env=environ, stdin=subprocess.DEVNULL)
     try:
         status = process.wait()

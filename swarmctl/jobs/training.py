@@ -84,7 +84,7 @@ def newest_checkpoint(folder: Folder) -> Path | None:
 
 def _stage(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
     """Train, in as many processes as the spec says, and leave no memory taken behind."""
-    if spec.processes > 1 or spec.node:
+    if spec.processes > 1 or spec.node or spec.deepspeed:
         from swarmctl.jobs.launch import launch
 
         gave: dict[str, Any] = launch(spec, folder, stage)
