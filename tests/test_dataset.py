@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from recorded import comparison, exchange, paths_under, rating
 from running import Cli
 
-from swarmctl.errors import LedgerError, SwarmError, UsageError
+from swarmctl.errors import DiskFull, LedgerError, SwarmError, UsageError
 from swarmctl.exchange import Message
 from swarmctl.learning.labels import new_since, standing
 from swarmctl.ledger import journal, snapshots, store
@@ -339,6 +339,24 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(paths):
     with pytest.raises(LedgerError, match="cannot"):
         build(paths, Wanted(), NOW)
     assert paths.datasets.read_text().startswith("a file")
+
+
+def test_a_full_disk_leaves_nothing_and_says_so(paths):
+    asked_twice(paths, 200)
+    paths.datasets.mkdir(parents=True)
+    if os.geteuid():
+        pytest.skip("mounting a small tmpfs needs root")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "tmpfs", str(paths.datasets)],
+                             capture_output=True, text=True, timeout=10)
+    if mounted.returncode:
+        pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.strip()}")
+    try:
+        with pytest.raises(DiskFull, match="the disk is full"):
+            build(paths, Wanted(), NOW)
+        assert list(paths.datasets.iterdir()) == []
+    finally:
+        subprocess.run(["umount", str(paths.datasets)], check=True, timeout=10)
+    assert build(paths, Wanted(), NOW).new
 
 
 def test_a_secret_or_an_address_keeps_its_row_out_unless_it_is_wanted(paths):

@@ -194,8 +194,10 @@ def test_subjects_are_found_named_followed_and_keep_their_ids(paths, tmp_path, m
     first = overview(paths, paths.inventory, how, NOW, print)
     assert [one.size for one in first.summaries] == [25, 25, 25, 25]
     assert (first.reclustered, first.due, first.drift) == ("there were none yet", None, 0.0)
-    by_words = {subject: one.topic.id for one in first.summaries for subject in SUBJECTS
-                if {each.text for each in page(paths, one.topic.id, NOW).typical} == set(questions(subject, 25))}
+    texts = {one.topic.id: {each.text for each in page(paths, one.topic.id, NOW).typical}
+             for one in first.summaries}
+    by_words = {subject: number for number, asked in texts.items() for subject in SUBJECTS
+                if asked == set(questions(subject, 25))}
     assert by_words.keys() == set(SUBJECTS)
     worst = min(first.summaries, key=lambda one: one.approval.share)
     assert worst.topic.id == by_words["money"]
