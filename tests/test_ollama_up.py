@@ -162,7 +162,7 @@ def test_the_whole_journey_on_a_mixed_swarm(mixed, tmp_path):
     assert "2" in count
     assert "of course" in mixed.run("log", "show", row["id"]).stdout
     report = json.loads(mixed.run("doctor", "--json", status=None).stdout)
-    assert not [one for one in report["findings"] if one["kind"] in ("blob", "template", "token")], report
+    assert not [one for one in report["findings"] if one["rule"] in ("blob", "template", "token")], report
     mixed.run("cordon", "calisota")
     assert ask_json(mixed, "hello", "-m", "tiny-large")["host"] == "worlock"
     assert "cordoned" in mixed.run("ask", "hello", "-H", "calisota", status=2).stderr
