@@ -68,7 +68,7 @@ record: runtime  ## Run the demo and put what it showed into docs/demo.txt and t
 
 bench: runtime  ## Measure start, first token, status, up, tunnels, journal and more; prints tables
 	$(LOCKS) bench
-	@for each in start first_token status up tunnels journal models; do python bench/$$each.py; done
+	@for each in start first_token status up scale tunnels journal models; do python bench/$$each.py; done
 
 clean:  ## Remove .venv and what tools leave here (not ~/.cache/swarmctl)
 	rm -rf .venv .venv.lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
