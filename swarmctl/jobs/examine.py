@@ -67,13 +67,14 @@ def cut(tokenizer: Any, folder: Path, probe: str) -> str | None:  # noqa: ANN401
 def rendered(tokenizer: Any, template: str | None = None) -> str:  # noqa: ANN401
     """The sample conversation as this tokenizer's template, or another, writes it; empty where it
     refuses."""
+    from jinja2 import TemplateError
+
     for sample in (SAMPLE, SAMPLE[1:]):  # some templates refuse a system prompt
         try:
             return str(tokenizer.apply_chat_template(
                 list(sample), chat_template=template, tokenize=False, add_generation_prompt=True))
-        except Exception as exc:  # jinja2's and the template's own
-            if not type(exc).__module__.startswith("jinja2"):
-                raise
+        except TemplateError:
+            continue
     return ""
 
 
