@@ -99,6 +99,8 @@ def test_the_same_question_liked_and_disliked_makes_a_pair(paths):
     assert built.snapshot.name == f"dpo-20261121-{built.card['sha256'][:8]}"
 
 
+@pytest.mark.slow
+@pytest.mark.train
 def test_datasets_loads_the_folder_and_trl_trains_on_it(paths, tmp_path):
     trains("datasets", "trl", "peft")
     asked_twice(paths, 60)

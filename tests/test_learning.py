@@ -71,6 +71,7 @@ def test_rows_are_duplicates_only_where_all_their_texts_are_near():
     assert near_any([LONG, "other"], [LONG.title()]) == {0}
 
 
+@pytest.mark.slow
 def test_ten_thousand_prompts_are_compared_in_seconds():
     drawn = random.Random(5)
     texts = [" ".join(drawn.choices(LONG.split() + [str(n) for n in range(3000)], k=30))

@@ -186,6 +186,7 @@ def ask(paths, texts, start, at="2026-11-18", liked=1.0):
                 file.write(b"\n" + journal.encode(row.to_record()) + b"\n")
 
 
+@pytest.mark.slow
 def test_subjects_are_found_named_followed_and_keep_their_ids(paths, tmp_path, minilm, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for place, subject in enumerate(SUBJECTS):

@@ -136,9 +136,10 @@ def _rated(labels: Labels, dropped: Counter[str]) -> Iterator[Row]:
     by_key: dict[str, list[tuple[Answer, Vote]]] = defaultdict(list)
     for vote in standing(labels.votes).values():
         answer = labels.answers.get(vote.exchange)
-        if answer is None:
-            dropped["the answer is not recorded"] += vote.correction is None
-        elif vote.score is not None and not _trouble(answer):
+        trouble = "the answer is not recorded" if answer is None else _trouble(answer)
+        if answer is None or trouble:
+            dropped[trouble] += vote.correction is None  # else it was counted as a correction
+        elif vote.score is not None:
             by_key[answer.key].append((answer, vote))
     for several in by_key.values():
         dropped["more ratings of one prompt than are paired"] += max(0, len(several) - PAIRED)
@@ -276,7 +277,7 @@ def _trouble(answer: Answer) -> str:
 
 def models_match(row: Row, model: str | None) -> bool:
     """Whether a row speaks of a model: one of its answers is by it, or none is known to be by anybody."""
-    return model is None or model in row.models
+    return model is None or model in row.models or not any(row.models)
 
 
 def by_prompt(rows: Sequence[Row], cap: int) -> Made:

@@ -64,7 +64,7 @@ def floods(labels: Labels) -> tuple[Flood, ...]:
     """Every flood of votes, in the order of time."""
     by_terminal: dict[str, list[Vote]] = defaultdict(list)
     for vote in labels.votes:
-        if vote.score and not vote.undoes and vote.terminal:
+        if vote.score and not vote.undoes and vote.terminal and vote.seconds > 0:
             by_terminal[vote.terminal].append(vote)
     found = (flood for terminal, votes in by_terminal.items() for flood in _floods(terminal, votes))
     return tuple(sorted(found, key=lambda flood: flood.votes[0]))

@@ -100,6 +100,9 @@ def write(paths: Paths, content: Content, card: Mapping[str, Any], train: Sequen
         part.rename(folder)
         sync_folder(paths.datasets)
     except OSError as exc:
+        there = _read(folder) if exc.errno in (errno.EEXIST, errno.ENOTEMPTY) else None
+        if there is not None:  # another build was first
+            return there
         raise _failure(folder, exc) from exc
     finally:
         shutil.rmtree(part, ignore_errors=True)

@@ -119,7 +119,14 @@ def _embedded(paths: Paths, inventory: Path, how: How, state: State | None, text
     missing = [key for key in texts if key not in known]
     if state is not None and not missing and not how.model:
         return _without_gone(state, texts), 0
-    model = find_model(paths, inventory, model=how.model, host=how.host, in_process=how.in_process, say=say)
+    try:
+        model = find_model(paths, inventory, model=how.model, host=how.host, in_process=how.in_process,
+                           say=say)
+    except SwarmError as exc:
+        if state is None or how.recluster or how.model or how.host:
+            raise
+        say(f"{len(missing)} new prompts are not sorted in: {exc.message}")
+        return _without_gone(state, texts), 0
     if state is not None and (state.digest, state.model) != (model.digest, model.name):
         if not how.recluster:
             raise SwarmError(f"the vectors were made by {state.model}, and {model.name} embeds now",
