@@ -12,7 +12,7 @@ trap 'rm -f "$everything"' EXIT
 lock() {  # lock NAME SOURCE…
   local name=$1 target=requirements/$1.txt
   shift
-  : >"$target"  # nothing is taken from the old lock; train and qlora are links to those that ship with swarmctl
+  : >"$target"  # nothing is taken from the old lock; train, qlora and deepspeed are links to those that ship with swarmctl
   "$uv" pip compile "${common[@]}" "$@" -c "$everything" -o "$target" >/dev/null
   printf '%-10s %4d packages\n' "$name" "$(grep -c '==' "$target")"
 }
@@ -20,6 +20,6 @@ lock() {  # lock NAME SOURCE…
 "$uv" pip compile "${common[@]}" --upgrade pyproject.toml --all-extras requirements/bootstrap.in -o "$everything" >/dev/null
 lock bootstrap requirements/bootstrap.in
 lock control pyproject.toml
-for extra in runtime dev train qlora embed bench; do
+for extra in runtime dev train qlora deepspeed embed bench; do
   lock "$extra" pyproject.toml --extra "$extra"
 done

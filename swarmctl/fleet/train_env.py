@@ -1,6 +1,7 @@
 """The training environment of a host: the one its owner names, or a venv made once by the hash of its lock.
 
-The lock ships with swarmctl (jobs/environment.txt; jobs/qlora.txt besides, where there is an NVIDIA GPU).
+The lock ships with swarmctl (jobs/environment.txt; jobs/qlora.txt besides, where there is an NVIDIA GPU, and
+jobs/deepspeed.txt for recipes that ask for it).
 The same lock gives the same folder, so a new swarmctl makes a new environment beside the old one.
 """
 
@@ -36,15 +37,17 @@ LOOK = ("import json, sys; from importlib.metadata import version, PackageNotFou
         "print(json.dumps({'executable': sys.executable, **{n: v(n) for n in sys.argv[1:]}}))")
 
 
-def training_python(remote: Remote, host: Host, seen: Facts, paths: Paths, tell: Teller) -> str:
+def training_python(remote: Remote, host: Host, seen: Facts, paths: Paths, tell: Teller, *,
+                    deepspeed: bool = False) -> str:
     """The Python that trains on a host; its environment is made where there is none yet.
 
     Raises SwarmError where the one that the inventory names lacks a package, ToolMissing where the host has
     no Python to make one with, DiskFull, CommandFailed, and LockBusy where somebody else changes the host.
     """
     if host.train and host.train.python:
-        return _adopted(remote, _expanded(host.train.python, seen.home))
-    locks = _locks(seen)
+        needed = (*PACKAGES, "deepspeed") if deepspeed else PACKAGES
+        return _adopted(remote, _expanded(host.train.python, seen.home), needed)
+    locks = _locks(seen, deepspeed=deepspeed)
     folder = f"{seen.data_dir}/envs/{_digest(locks)[:12]}"
     there = remote.run(("test", "-f", f"{folder}/.complete"), timeout=LOOK_LIMIT, check=False)
     if there.exit_status != 0:
@@ -52,16 +55,16 @@ def training_python(remote: Remote, host: Host, seen: Facts, paths: Paths, tell:
     return f"{folder}/bin/python"
 
 
-def _adopted(remote: Remote, python: str) -> str:
+def _adopted(remote: Remote, python: str, needed: tuple[str, ...]) -> str:
     """See that an environment has what jobs import, in the version whose keys recipes are checked against."""
-    done = remote.run((python, "-c", LOOK, *PACKAGES), timeout=LOOK_LIMIT, check=False)
+    done = remote.run((python, "-c", LOOK, *needed), timeout=LOOK_LIMIT, check=False)
     hint = "correct `train.python` in the inventory, or leave it out: swarmctl makes an environment"
     try:
         found = json.loads(done.stdout)
     except ValueError as exc:
         said = (done.stderr.strip() or f"status {done.exit_status}").splitlines()[-1]
         raise SwarmError(f"{python} does not run: {said}", host=remote.host, hint=hint) from exc
-    missing = [name for name in PACKAGES if found[name] is None]
+    missing = [name for name in needed if found[name] is None]
     if missing:
         raise SwarmError(f"{python} lacks {', '.join(missing)}", host=remote.host, hint=hint)
     pinned = key_table()["trl"]
@@ -104,10 +107,11 @@ def _failure(host: str, status: int, said: str) -> SwarmError:
                          hint=f"can this host reach a package index? {hint}")
 
 
-def _locks(seen: Facts) -> tuple[Path, ...]:
+def _locks(seen: Facts, *, deepspeed: bool) -> tuple[Path, ...]:
     folder = Path(str(resources.files("swarmctl"))) / "jobs"
     nvidia = any(gpu.vendor == "nvidia" and not gpu.problem for gpu in seen.gpus)
-    return (folder / "environment.txt", *((folder / "qlora.txt",) if nvidia else ()))
+    return (folder / "environment.txt", *((folder / "qlora.txt",) if nvidia else ()),
+            *((folder / "deepspeed.txt",) if deepspeed else ()))
 
 
 def _digest(locks: tuple[Path, ...]) -> str:

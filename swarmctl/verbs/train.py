@@ -180,7 +180,8 @@ def _prepare(wanted: Ordered, one: Candidate, run: Run, watcher: Watcher) -> Rea
         watcher.note(f"{one.host.name} is training already: {', '.join(one.busy)}")
     tell = [Teller(one.host.name, number, len(STEPS), title, watcher.event)
             for number, title in enumerate(STEPS, 1)]
-    python = training_python(remote, one.host, one.seen, wanted.paths, tell[0])
+    python = training_python(remote, one.host, one.seen, wanted.paths, tell[0],
+                             deepspeed=wanted.recipe.own.deepspeed is not None)
     tell[0](python, 1.0, "done")
     code = jobs.put_code(remote, data_dir)
     base = str(wanted.weights.path) if one.host.local else put_weights(
