@@ -6,6 +6,7 @@ On a llama.cpp host over SSH and, where SWARMCTL_TEST_OLLAMA names one, a real O
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import json
 import os
 import shutil
@@ -30,6 +31,7 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("transformers") is None, reason="transformers is missing")]
 
 QUESTION = "What is the capital of France?"
+NUMBERS = itertools.count(1000)
 
 
 class Swarm(Cli):
@@ -255,8 +257,10 @@ def test_answers_that_never_end_are_refused(swarm, weights):
 
 @pytest.fixture
 def canary(swarm, weights):
-    """A release beside the champion, with half of the conversations."""
-    made = json.loads(swarm.deploy(changed(weights, 7), "--quantize", "F16", "--share", "0.5").stdout)
+    """A release beside the champion, with half of the conversations, of which nobody has said anything
+    yet."""
+    made = json.loads(swarm.deploy(changed(weights, next(NUMBERS)), "--quantize", "F16", "--share",
+                                   "0.5").stdout)
     yield made
     while (rolled := swarm.run("rollback", "small", status=None)).returncode == 0:
         pass
