@@ -34,8 +34,9 @@ lock() { # OWNER SECONDS DEAD_OWNER: take it, extend our own, or say who has it;
             echo "somebody, since a moment"
             exit 6
         fi
-        if [ "${until:-0}" -gt "$now" ] && [ "$holder" != "$3" ]; then
-            echo "$holder"
+        # the owner may have been read a moment before it was written: no name is nobody's
+        if [ "${until:-0}" -gt "$now" ] && { [ -z "$3" ] || [ "$holder" != "$3" ]; }; then
+            echo "${holder:-somebody, since a moment}"
             exit 6
         fi
         mv "$folder" "$folder.stale.$$" 2>/dev/null && rm -rf "$folder.stale.$$"
