@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from swarmctl.fleet.snapshot import Fleet, Served
     from swarmctl.paths import Paths
 
-LOCK_WAIT = 300.0
+LOCK_WAIT = 60.0
 #: a deploy converts a whole model under the model's lock
 DEPLOY_WAIT = 4 * 3600.0
 
@@ -53,15 +53,30 @@ class BringUp(Protocol):
 
 @contextmanager
 def alone(paths: Paths, model: str, note: Callable[[str], None]) -> Iterator[None]:
-    """Be the only one, in any terminal, that changes how a model stands. Raises LockBusy."""
+    """Be the only deploy of a model, in any terminal. Raises LockBusy."""
     lock = paths.state / f"deploy-{model.replace('/', '-')}.lock"
     with local_lock(lock, f"a deploy of {model}", wait=DEPLOY_WAIT, on_wait=note):
         yield
 
 
-def turn(paths: Paths, note: Callable[[str], None]) -> bool:
+@contextmanager
+def deciding(paths: Paths) -> Iterator[None]:
+    """Be the only one, for a moment, that reads how models stand and records what follows. No deploy or `up`
+    holds it while it works, so a rollback need not wait for them. Raises LockBusy."""
+    with local_lock(paths.state / "releases.lock", "the releases", wait=LOCK_WAIT, on_wait=lambda _: None):
+        yield
+
+
+@contextmanager
+def rewriting(paths: Paths) -> Iterator[None]:
+    """Be the only one, for a moment, that reads the snapshot and writes it anew. Raises LockBusy."""
+    with local_lock(paths.state / "fleet.lock", "the snapshot", wait=LOCK_WAIT, on_wait=lambda _: None):
+        yield
+
+
+def turn(paths: Paths) -> bool:
     """Give the servers of the snapshot their roles by the records; whether any changed. Raises LockBusy."""
-    with local_lock(paths.state / "up.lock", "swarmctl", wait=LOCK_WAIT, on_wait=note):
+    with rewriting(paths):
         try:
             fleet = read_fleet(paths.fleet)
         except SwarmError:

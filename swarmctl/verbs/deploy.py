@@ -23,7 +23,7 @@ from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.releases import WEIGHTS, append, next_name, read, standing
-from swarmctl.fleet.roles import alone, turn
+from swarmctl.fleet.roles import alone, deciding, turn
 from swarmctl.fleet.runs import find_run
 from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.fleet.workshop import HERE
@@ -142,19 +142,22 @@ def deploy(paths: Paths, inventory_path: Path, wish: Wish, bring_up: BringUp, cl
     with alone(paths, wish.model, note):
         work = _Work(paths, inventory, wish, source, clock, note)
         finished = work.finish(event)
-        release = work.keep(finished)
-        before = standing(read(paths), wish.model)
-        if _stands(before, release, wish):
-            return work.served(release, finished, hosts, {}, already=True)
-        if not (before.canary and before.canary.release == release):
-            work.record("deploy", release, finished, share=0.0, hosts=wish.hosts,
-                        evidence=_evidence(finished))
+        with deciding(paths):
+            release = work.keep(finished)
+            before = standing(read(paths), wish.model)
+            if _stands(before, release, wish):
+                return work.served(release, finished, hosts, {}, already=True)
+            if not (before.canary and before.canary.release == release):
+                work.record("deploy", release, finished, share=0.0, hosts=wish.hosts,
+                            evidence=_evidence(finished))
         failed = _failures(bring_up(only=hosts))
         failed |= work.inspect(release, finished, hosts, bring_up)
         _nobody(failed, hosts)
-        if wish.share:
-            work.record("share", release, finished, share=wish.share)
-            turn(paths, note)
+        with deciding(paths):
+            work.still(release)
+            if wish.share:
+                work.record("share", release, finished, share=wish.share)
+        turn(paths)
         return work.served(release, finished, hosts, failed)
 
 
@@ -250,10 +253,17 @@ class _Work:
         wrong, failed = _inspected(swarm, servers, finished)
         if wrong:
             self.record("rollback", release, finished, reason="; ".join(wrong))
-            turn(self.paths, self.note)
+            turn(self.paths)
             bring_up(only=hosts)
             raise self.refuse(wrong, finished, release)
         return failed
+
+    def still(self, release: str) -> None:
+        """Raise where it is a canary no more."""
+        canary = standing(read(self.paths), self.wish.model).canary
+        if canary is None or canary.release != release:
+            raise SwarmError(f"{release} was taken back meanwhile, by another command",
+                             hint=f"`swarmctl models history {self.wish.model}` says by whom")
 
     def served(self, release: str, finished: Finished, hosts: Sequence[str], failed: Mapping[str, SwarmError],
                *, already: bool = False) -> Deployed:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 from swarmctl.dispatch.settle import settle
 from swarmctl.dispatch.swarm import make_swarm
-from swarmctl.errors import UsageError
+from swarmctl.errors import LockBusy, UsageError
 from swarmctl.evaluation.ballots import blind_votes, thumbs
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.releases import append, read, standing
-from swarmctl.fleet.roles import alone, turn
+from swarmctl.fleet.roles import deciding, turn
 from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.fleet.store import resolve_model
 from swarmctl.learning.gates import Judgement, Votes, votes
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from swarmctl.errors import SwarmError
     from swarmctl.fleet.releases import Release, Standing
-    from swarmctl.fleet.roles import BringUp, Reported
+    from swarmctl.fleet.roles import BringUp
     from swarmctl.paths import Paths
 
 OWN = "the inventory's own weights"
@@ -62,40 +62,35 @@ def promote(desk: Desk, model: str, release: str | None = None, *, reason: str =
     """Let the canary, or a release from the history, serve the model. Raises UsageError where there is
     none."""
     hosts = _hosts(desk, model)
-    with alone(desk.paths, model, desk.note):
+    with deciding(desk.paths):
         how = standing(read(desk.paths), model)
         one = _risen(how, model, release)
-        append(desk.paths, desk.clock(), action="promote", model=model, release=one.release,
-               sha256=one.sha256,
-               size=one.size, run=one.run, dataset=one.dataset, by=desk.by, reason=reason,
-               evidence=dict(evidence or {}))
-        _leave(desk, model, how.champion.release if how.champion else "")
-        return Changed(model, one.release, _name(how.champion), _failures(desk.bring_up(only=hosts)))
+        _record(desk, "promote", one, reason, evidence)
+    _leave(desk, model, how.champion.release if how.champion else "")
+    return Changed(model, one.release, _name(how.champion), _bring_up(desk, hosts))
 
 
-def rollback(desk: Desk, model: str, *, reason: str = "", evidence: Mapping[str,
-                                                                            Any] | None = None) -> Changed:
+def rollback(desk: Desk, model: str, *, reason: str = "",
+             evidence: Mapping[str, Any] | None = None) -> Changed:
     """Take the canary away; where there is none, let the release before the champion serve again.
 
     What serves again is started first, then asked, and only then is the other stopped: no question is lost.
     Raises UsageError where there is nothing to go back to.
     """
     hosts = _hosts(desk, model)
-    with alone(desk.paths, model, desk.note):
-        how = standing(read(desk.paths), model)
-        gone = how.canary or (how.champion if how.past else None)
-        if gone is None:
-            raise UsageError(f"{model} has no release to take back",
-                             hint=f"{_name(how.champion)} serves it, and nothing did before")
-        if not how.canary:
-            _failures(desk.bring_up(only=hosts, previous=True))
-        append(desk.paths, desk.clock(), action="rollback", model=model, release=gone.release,
-               sha256=gone.sha256, size=gone.size, run=gone.run, dataset=gone.dataset, by=desk.by,
-               reason=reason,
-               evidence=dict(evidence or {}))
-        _leave(desk, model, gone.release)
+    how = standing(read(desk.paths), model)
+    gone = _taken_back(how)
+    if gone == how.champion:
+        _bring_up(desk, hosts, previous=True)
+    with deciding(desk.paths):
         now = standing(read(desk.paths), model)
-        return Changed(model, _name(now.champion), gone.release, _failures(desk.bring_up(only=hosts)))
+        if (now.champion, now.canary) != (how.champion, how.canary):
+            raise UsageError(f"{model} was changed meanwhile, by another command",
+                             hint=f"`swarmctl models history {model}` says by whom")
+        _record(desk, "rollback", gone, reason, evidence)
+    _leave(desk, model, gone.release)
+    now = standing(read(desk.paths), model)
+    return Changed(model, _name(now.champion), gone.release, _bring_up(desk, hosts))
 
 
 def share(desk: Desk, model: str, part: float, *, reason: str = "",
@@ -103,14 +98,12 @@ def share(desk: Desk, model: str, part: float, *, reason: str = "",
     """Give the canary that part of the conversations, from 0 to 1. Raises UsageError where there is none."""
     if not 0.0 <= part <= 1.0:
         raise UsageError(f"a share is between 0 and 1, not {part:g}")
-    with alone(desk.paths, model, desk.note):
+    with deciding(desk.paths):
         canary = standing(read(desk.paths), model).canary
         if canary is None:
             raise UsageError(f"{model} has no canary", hint="`swarmctl deploy` makes one")
-        made = append(desk.paths, desk.clock(), action="share", model=model, release=canary.release,
-                      sha256=canary.sha256, size=canary.size, share=part, by=desk.by, reason=reason,
-                      evidence=dict(evidence or {}))
-        turn(desk.paths, desk.note)
+        made = _record(desk, "share", canary, reason, evidence, part)
+    turn(desk.paths)
     return made
 
 
@@ -143,7 +136,7 @@ def history(paths: Paths, model: str | None = None) -> tuple[Release, ...]:
 
 def _leave(desk: Desk, model: str, release: str) -> None:
     """Send nobody to a release any more, and let it end what it answers."""
-    turn(desk.paths, desk.note)
+    turn(desk.paths)
     fleet = read_fleet(desk.paths.fleet)
     if fleet is not None:
         settle(make_swarm(desk.paths, fleet), model, release, desk.note)
@@ -180,8 +173,28 @@ def _hosts(desk: Desk, model: str) -> tuple[str, ...]:
                  if any(placement.model == model for placement in host.models))
 
 
-def _failures(reports: Sequence[Reported]) -> dict[str, SwarmError]:
-    return {one.host: one.error for one in reports if one.error}
+def _taken_back(how: Standing) -> Release:
+    """What a rollback takes away: the canary, else the champion. Raises UsageError."""
+    gone = how.canary or (how.champion if how.past else None)
+    if gone is None:
+        raise UsageError(f"{how.model} has no release to take back",
+                         hint=f"{_name(how.champion)} serves it, and nothing did before")
+    return gone
+
+
+def _record(desk: Desk, action: str, one: Release, reason: str, evidence: Mapping[str, Any] | None,
+            part: float = 0.0) -> Release:
+    return append(desk.paths, desk.clock(), action=action, model=one.model, release=one.release,
+                  sha256=one.sha256, size=one.size, share=part, run=one.run, dataset=one.dataset, by=desk.by,
+                  reason=reason, evidence=dict(evidence or {}))
+
+
+def _bring_up(desk: Desk, hosts: Sequence[str], *, previous: bool = False) -> dict[str, SwarmError]:
+    """Make hosts what is wanted now; those where that failed. What was decided stands all the same."""
+    try:
+        return {one.host: one.error for one in desk.bring_up(only=hosts, previous=previous) if one.error}
+    except LockBusy as exc:
+        return dict.fromkeys(hosts, exc)
 
 
 def _name(release: Release | None) -> str:
