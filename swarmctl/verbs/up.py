@@ -27,7 +27,7 @@ from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.releases import read as read_releases
 from swarmctl.fleet.releases import wanted
 from swarmctl.fleet.remote import connect
-from swarmctl.fleet.roles import as_it_stands
+from swarmctl.fleet.roles import as_it_stands, rewriting
 from swarmctl.fleet.served import served_on
 from swarmctl.fleet.sharing import Sharing
 from swarmctl.fleet.snapshot import Fleet, HostEntry, read_fleet, write_fleet
@@ -115,9 +115,10 @@ def up(paths: Paths, inventory_path: Path, watcher: Watcher, *, only: Sequence[s
         plans, reports = _survey(inventory, hosts, models, paths)
         watcher.plan(reports)
         done, entries = _apply(inventory, plans, paths, watcher)
-        old = _known(inventory_path, paths)
-        fleet = _fleet(inventory, inventory_path, entries, old)
-        write_fleet(paths.fleet, as_it_stands(fleet, read_releases(paths)))
+        with rewriting(paths):
+            old = _known(inventory_path, paths)
+            fleet = _fleet(inventory, inventory_path, entries, old)
+            write_fleet(paths.fleet, as_it_stands(fleet, read_releases(paths)))
     for name in sorted(old.keys() - {host.name for host in inventory.hosts}):
         watcher.note(f"{name} has left the inventory and goes on serving: "
                      f"put it back, `swarmctl down --host {name}`, then take it out")
