@@ -158,7 +158,8 @@ def tensorboard(paths: Paths, inventory: Inventory, named: str, port: int | None
             folder = jobs.run_folder(run.data_dir, run.id)
             done = remote.run(("sh", f"{folder}/job", "tensorboard"), timeout=LOG_LIMIT, on_line=heard,
                               check=False)
-            raise JobFailed(f"TensorBoard ended: {done.stdout.strip().splitlines()[-1:]}", host=run.host)
+            last = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
+            raise JobFailed(f"TensorBoard ended: {last}", host=run.host)
         finally:
             if there and not host.local:
                 unforward_port(paths, host_name=host.name, port=there[0], near=near)
