@@ -44,6 +44,14 @@ STAGES = {"sft": ("sft", "merge"), "dpo": ("dpo", "merge"), "kto": ("kto", "merg
 
 _SCALAR = Value("text, a number, true or false", "1")
 _minutes = Number("minutes", "10", 0.01, 1e5)
+PRUNE = Record("prune", "a mapping of what is pruned", (
+    Key("layers", Number("how many layers go, or a share below 1", "4", 0, 10_000),
+        "Whole layers that go, those of least influence first.", "0"),
+    Key("ffn", Number("a share from 0 to 0.95", "0.25", 0, 0.95),
+        "The share of each layer's feed-forward channels that goes.", "0"),
+    Key("sparsity", Number("a share from 0 to 0.95", "0.3", 0, 0.95),
+        "The share of weights that is set to zero.", "0"),
+))
 OWN = Record("swarmctl", "a mapping of what TRL has no word for", (
     Key("model", Text("a model's name in the inventory", "small"), "The model that is trained.", "`--model`"),
     Key("inference", Choice("what becomes of the host's servers", ("keep", "drain")),
@@ -60,6 +68,7 @@ OWN = Record("swarmctl", "a mapping of what TRL has no word for", (
     Key("deepspeed", Choice("a stage of ZeRO", ("zero2", "zero3")), "Train with DeepSpeed.", "without"),
     Key("offload", Choice("where to", ("cpu", "nvme")), "Where DeepSpeed puts what the GPU cannot hold.",
         "nowhere"),
+    Key("prune", PRUNE, "Prune the base first; the training then recovers what is left.", "nothing"),
 ), nothing=True)
 
 
@@ -75,6 +84,7 @@ class Own:
     hosts: tuple[str, ...] = ()
     deepspeed: str | None = None
     offload: str | None = None
+    prune: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +99,8 @@ class Recipe:
     @property
     def stages(self) -> tuple[str, ...]:
         """What a job of this recipe does, in order."""
-        return STAGES[self.trainer]
+        trained = STAGES[self.trainer]
+        return ("prune", *trained, "compare") if self.own.prune else trained
 
 
 def parse_recipe(text: str, source: str, name: str, table: Mapping[str, Any]) -> Recipe:

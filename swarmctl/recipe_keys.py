@@ -85,8 +85,21 @@ def odd(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield "loss_weights", f"{len(weights)} weights for {len(kinds)} of `loss_type`; give one each"
     if raw.get("trainer") == "kto":
         yield from _odd_kto(raw)
-    if (raw.get("swarmctl") or {}).get("offload") and not (raw.get("swarmctl") or {}).get("deepspeed"):
+    yield from _odd_own(raw.get("swarmctl") or {})
+
+
+def _odd_own(own: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if own.get("offload") and not own.get("deepspeed"):
         yield "swarmctl", "`offload` needs `deepspeed: zero2` or `zero3`"
+    if "prune" not in own:
+        return
+    layers = own["prune"].get("layers", 0)
+    if not any(own["prune"].values()):
+        yield "swarmctl", "`prune` takes nothing away; give it layers, ffn or sparsity"
+    if layers > 1 and layers != int(layers):
+        yield "swarmctl", f"prune: `layers: {layers}` is neither a count nor a share below 1"
+    if len(own.get("hosts", ())) > 1:
+        yield "swarmctl", "`prune` works on one host; leave `hosts` out"
 
 
 def _odd_adapter(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

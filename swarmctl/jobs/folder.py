@@ -47,9 +47,18 @@ class Folder:
         return self.path / "out" / "adapter"
 
     @property
+    def pruned(self) -> Path:
+        """The whole model before training, where the job pruned it first."""
+        return self.path / "out" / "pruned"
+
+    @property
     def merged(self) -> Path:
         """The whole model after training, ready for the converter and for the next round."""
         return self.path / "out" / "merged"
+
+    def start(self, model: str) -> str:
+        """What training starts from: the pruned weights where there are some, else `model`."""
+        return str(self.pruned) if self.pruned.is_dir() else model
 
     def say(self, stage: str, **fields: Any) -> None:  # noqa: ANN401  any JSON
         """Append one record to progress.jsonl."""

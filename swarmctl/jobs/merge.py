@@ -32,7 +32,7 @@ def merge(spec: Spec, folder: Folder) -> dict[str, Any]:
     part = folder.merged.with_name(".merged")
     shutil.rmtree(part, ignore_errors=True)
     shutil.rmtree(folder.merged, ignore_errors=True)
-    base = base_folder(spec.model)
+    base = base_folder(folder.start(spec.model))
     refuse_quantised(base)
     trained = folder.path / "out" / "trained"
     model = _whole(trained) if trained.is_dir() else _merged(base, folder.adapter)

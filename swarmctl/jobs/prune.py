@@ -24,7 +24,7 @@ from swarmctl.jobs.merge import base_folder, complete, refuse_quantised
 from swarmctl.jobs.spec import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from swarmctl.jobs.folder import Folder
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 TEXTS, LONGEST, LEAST = 128, 512, 8
 #: llama.cpp's k-quants want rows of multiples of 256; tiny models only of 32
 WIDE, NARROW = 256, 32
+#: bytes that a GPU must have free for each byte of weights
+ROOM = 1.3
 
 
 def prune(spec: Spec, folder: Folder) -> dict[str, Any]:
@@ -45,34 +47,38 @@ def prune(spec: Spec, folder: Folder) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(spec.threads or torch.get_num_threads())
-    wish = spec.more["prune"]
-    base, out = base_folder(spec.model), pruned_folder(folder)
+    wish, base, part = spec.more["prune"], base_folder(spec.model), folder.pruned.with_name(".pruned")
+    ffn, sparsity = (_share(wish, name) for name in ("ffn", "sparsity"))
     refuse_quantised(base)
-    part = out.with_name(".pruned")
-    shutil.rmtree(part, ignore_errors=True)
-    model, texts = _load(base), _texts(spec, folder, base)
+    for path in (part, folder.pruned):
+        shutil.rmtree(path, ignore_errors=True)
+    model = _load(base)
+    count = _count(wish.get("layers", 0), len(_layers(model)))
+    texts = _texts(spec, folder, base)
     measured, held = texts[: len(texts) // 2], texts[len(texts) // 2 :]
     before = examine(model, held)
-    gone = _drop_layers(model, _count(wish.get("layers", 0), len(_layers(model))), measured)
-    width = _narrow(model, float(wish.get("ffn", 0.0)), measured)
-    _sparsify(model, float(wish.get("sparsity", 0.0)))
+    gone = _drop_layers(model, count, measured)
+    width = _narrow(model, ffn, measured)
+    _sparsify(model, sparsity)
     model.save_pretrained(str(part))
+    del model
     complete(part, base)
     after = examine(_load(part), held)
-    shutil.rmtree(out, ignore_errors=True)
-    part.rename(out)
+    part.rename(folder.pruned)
+    folder.say("prune", event=_told(before, after))
     return {"layers_dropped": gone, "ffn_width": width, "before": before, "after": after}
 
 
 def compare(spec: Spec, folder: Folder) -> dict[str, Any]:
     """The stage after training and merging: the same numbers for what was recovered."""
+    import torch
+
+    torch.set_num_threads(spec.threads or torch.get_num_threads())
     texts = _texts(spec, folder, base_folder(spec.model))
-    return {"recovered": examine(_load(folder.merged), texts[len(texts) // 2 :])}
-
-
-def pruned_folder(folder: Folder) -> Path:
-    """Where the pruned weights lie; the stages that follow train from there."""
-    return folder.path / "out" / "pruned"
+    recovered = examine(_load(folder.merged), texts[len(texts) // 2 :])
+    pruned = (folder.stage("prune") or {}).get("after", recovered)
+    folder.say("compare", event=_told(pruned, recovered))
+    return {"recovered": recovered}
 
 
 def examine(model: Any, texts: Sequence[Any]) -> dict[str, Any]:  # noqa: ANN401  a PreTrainedModel
@@ -82,6 +88,7 @@ def examine(model: Any, texts: Sequence[Any]) -> dict[str, Any]:  # noqa: ANN401
     loss, count, read, began = 0.0, 0, 0, time.monotonic()
     with torch.no_grad():
         for ids, start in texts:
+            ids = ids.to(model.device)
             labels = ids.clone()
             labels[:, :start] = -100
             answered = ids.shape[1] - start
@@ -94,10 +101,28 @@ def examine(model: Any, texts: Sequence[Any]) -> dict[str, Any]:  # noqa: ANN401
             "tokens_per_second": round(read / seconds, 1), "zeros": _zeros(weights)}
 
 
+def _told(before: dict[str, Any], after: dict[str, Any]) -> str:
+    """Two measurements for a person."""
+    return (f"{before['parameters']:,} parameters to {after['parameters']:,}, "
+            f"perplexity {before['perplexity']:.4g} to {after['perplexity']:.4g}")
+
+
+def _share(wish: Mapping[str, Any], name: str) -> float:
+    share = float(wish.get(name, 0.0))
+    if not 0 <= share < 1:
+        raise JobError(f"prune.{name} is {share:g}: it is a share from 0 to below 1")
+    return share
+
+
 def _load(folder: Path) -> Any:  # noqa: ANN401
+    """The model, on the GPU where it fits there as it is stored."""
+    import torch
     from transformers import AutoModelForCausalLM
 
-    return AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto").eval()
+    model = AutoModelForCausalLM.from_pretrained(str(folder), dtype="auto").eval()
+    size = sum(one.numel() * one.element_size() for one in model.parameters())
+    fits = torch.cuda.is_available() and torch.cuda.mem_get_info()[0] > ROOM * size
+    return model.to("cuda") if fits else model
 
 
 def _texts(spec: Spec, folder: Folder, base: Path) -> list[tuple[Any, int]]:
@@ -139,7 +164,7 @@ def _layers(model: Any) -> Any:  # noqa: ANN401
 def _count(wish: float, layers: int) -> int:
     count = round(wish * layers) if 0 < wish < 1 else int(wish)
     if not 0 <= count < layers:
-        raise JobError(f"prune.layers is {wish}, and the model has {layers} layers: at least one must stay")
+        raise JobError(f"prune.layers is {wish:g}, and the model has {layers} layers: at least one must stay")
     return count
 
 
@@ -167,7 +192,8 @@ def _influence(model: Any, texts: Sequence[Any]) -> list[float]:  # noqa: ANN401
     sums, count = [0.0] * len(_layers(model)), 0
     with torch.no_grad():
         for ids, _ in texts:
-            states = model.model(input_ids=ids, output_hidden_states=True, use_cache=False).hidden_states
+            states = model.model(input_ids=ids.to(model.device), output_hidden_states=True,
+                                 use_cache=False).hidden_states
             for index in range(len(sums)):
                 alike = torch.cosine_similarity(states[index].float(), states[index + 1].float(), dim=-1)
                 sums[index] += float((1 - alike).sum())
@@ -182,8 +208,6 @@ def _narrow(model: Any, share: float, texts: Sequence[Any]) -> int:  # noqa: ANN
     width = int(model.config.intermediate_size)
     step = WIDE if width >= 4 * WIDE else NARROW
     kept = max(step, round(width * (1 - share) / step) * step)
-    if not 0 <= share < 1:
-        raise JobError(f"prune.ffn is {share}: it is a share from 0 to below 1")
     if kept >= width:
         return width
     for layer, size in zip(_layers(model), _sizes(model, texts), strict=True):
@@ -212,7 +236,7 @@ def _sizes(model: Any, texts: Sequence[Any]) -> list[Any]:  # noqa: ANN401
              for index, layer in enumerate(_layers(model))]
     with torch.no_grad():
         for ids, _ in texts:
-            model.model(input_ids=ids, use_cache=False)
+            model.model(input_ids=ids.to(model.device), use_cache=False)
     for hook in hooks:
         hook.remove()
     return sums
@@ -232,8 +256,6 @@ def _sparsify(model: Any, share: float) -> None:  # noqa: ANN401
     """Set that share of the smallest weights of every projection to zero."""
     from torch.nn.utils import prune as torch_prune
 
-    if not 0 <= share < 1:
-        raise JobError(f"prune.sparsity is {share}: it is a share from 0 to below 1")
     for linear in _projections(model) if share else ():
         torch_prune.l1_unstructured(linear, "weight", amount=share)
         torch_prune.remove(linear, "weight")

@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 #: stage → module:function
 STAGES: Mapping[str, str] = {
+    "prune": "swarmctl.jobs.prune:prune",
     "sft": "swarmctl.jobs.training:sft",
     "dpo": "swarmctl.jobs.training:dpo",
     "kto": "swarmctl.jobs.training:kto",
     "merge": "swarmctl.jobs.merge:merge",
+    "compare": "swarmctl.jobs.prune:compare",
     "gguf": "swarmctl.jobs.gguf:gguf",
     "quantise": "swarmctl.jobs.quantise:quantise",
     "perplexity": "swarmctl.jobs.perplexity:perplexity",

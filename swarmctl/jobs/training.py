@@ -130,7 +130,8 @@ def _trainer(spec: Spec, folder: Folder, stage: str, rows: Any) -> Any:  # noqa:
     named = {one.name for one in fields(trl.ModelConfig)}
     given = {key: value for key, value in spec.args.items()
              if key not in ("model_name_or_path", "dataset_name")}
-    model = trl.ModelConfig(model_name_or_path=spec.model, **{
+    start = folder.start(spec.model)
+    model = trl.ModelConfig(model_name_or_path=start, **{
         "dtype": _dtype(spec), **{key: value for key, value in given.items() if key in named}})
     if (model.load_in_4bit or model.load_in_8bit) and not torch.cuda.is_available():
         raise JobError("a quantised base needs CUDA, and there is none here: leave load_in_4bit out")
@@ -141,7 +142,7 @@ def _trainer(spec: Spec, folder: Folder, stage: str, rows: Any) -> Any:  # noqa:
     held = folder.path / spec.dataset / "heldout.parquet"
     evaluated = _rows(held, folder, spec, stage) if args.eval_strategy != "no" and held.exists() else None
     return trainer(
-        model=spec.model, args=args, train_dataset=rows, eval_dataset=evaluated,
+        model=start, args=args, train_dataset=rows, eval_dataset=evaluated,
         quantization_config=trl.get_quantization_config(model), peft_config=trl.get_peft_config(model),
         callbacks=[callback(spec, folder, stage)])
 

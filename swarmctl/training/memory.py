@@ -89,11 +89,13 @@ def disk_needed(recipe: Recipe, shape: ModelShape, *, weights: int, dataset: int
     adapter = bool(recipe.keys.get("use_peft"))
     trained = shape.lora(int(recipe.keys.get("lora_r", 16))) if adapter else shape.parameters
     merged = shape.parameters * shape.stored
+    pruned = (Part("pruned model", merged, "at most as large as the base"),) if recipe.own.prune else ()
     return Sum("disk", (
         Part("base weights", weights, "sent once, kept for the next run" if weights else "there already"),
         Part("dataset", 3 * dataset, "as sent, and as the trainer unpacks it"),
         Part("checkpoints", CHECKPOINTS * trained * 12, f"{CHECKPOINTS} x {trained:,} trained x 12 bytes"),
         Part("adapter" if adapter else "trained weights", trained * 4, f"{trained:,} x 4 bytes"),
+        *pruned,
         Part("merged model", 2 * merged, f"{shape.parameters:,} x {shape.stored} bytes, twice over"),
         Part("GGUF", shape.parameters * 3, "in 16 bits and quantised, for deploy"),
         Part("training environment", environment, "made once" if environment else "there already"),

@@ -76,7 +76,7 @@ def spec_of(recipe: Recipe, fit: Fitting, *, run: str, model: str) -> Spec:
     return Spec(run=run, stages=recipe.stages, model=model, dataset="data", args=dict(recipe.keys),
                 precision=fit.precision, processes=fit.processes, threads=fit.threads,
                 checkpoint_minutes=recipe.own.checkpoint_minutes, dropped=recipe.own.dropped,
-                deepspeed=fit.deepspeed)
+                deepspeed=fit.deepspeed, more={"prune": dict(recipe.own.prune)} if recipe.own.prune else {})
 
 
 def _room(seen: Facts, processes: int) -> tuple[str, int]:
