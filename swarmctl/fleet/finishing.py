@@ -152,7 +152,7 @@ def _workshop(paths: Paths, inventory: Inventory, order: Order, tell: Teller) ->
 
 
 def _job(shop: Workshop, order: Order, kept: Path, tell: Callable[..., None]) -> Mapping[str, Any]:
-    """Run the job to its end, or find it ended."""
+    """Run the job to its end, or find it ended. An interrupt ends it, a kill does not."""
     kept.mkdir(parents=True, exist_ok=True)
     files = {"text.txt": kept / "text.txt"}
     files["text.txt"].write_text(order.text, encoding="utf-8")
@@ -166,7 +166,11 @@ def _job(shop: Workshop, order: Order, kept: Path, tell: Callable[..., None]) ->
         tell(str(record.get("stage")), record["step"] / steps if steps else None)
 
     jobs.start(shop.remote, shop.data_dir, spec_of(order, shop), files, python=shop.python, code=shop.code)
-    ended = jobs.watch(shop.remote, shop.data_dir, order.name, say)
+    try:
+        ended = jobs.watch(shop.remote, shop.data_dir, order.name, say)
+    except KeyboardInterrupt:
+        jobs.cancel(shop.remote, shop.data_dir, order.name)
+        raise
     if ended.state == "done" and ended.result is not None:
         stages: Mapping[str, Any] = ended.result["stages"]
         return stages
