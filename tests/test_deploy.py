@@ -211,16 +211,13 @@ def test_another_template_than_training_saw_is_refused(swarm, weights):
 def test_a_template_that_the_server_reads_otherwise_is_refused(swarm, weights):
     file = weights / "tokenizer_config.json"
     config = json.loads(file.read_text())
-    # transformers takes the file beside it, llama.cpp's converter and Ollama do not all do so
+    # transformers takes the file beside it, llama.cpp's converter and Ollama take the one in the config
     (weights / "chat_template.jinja").write_text(config["chat_template"])
     config["chat_template"] = config["chat_template"].replace("<|assistant|>", "<|user|>")
     file.write_text(json.dumps(config))
-    done = swarm.deploy(weights, "--quantize", "F16", "--share", "0", status=None)
-    if done.returncode == 0:  # the converter took the same one: then nothing differs
-        assert json.loads(done.stdout)["stages"]["verify"]["differ"] == []
-        swarm.run("rollback", "small")
-    else:
-        assert "differ" in done.stderr
+    reason = refused(swarm, weights)
+    assert "differ from what its tokenizer makes of them" in reason
+    assert "'<|assistant|>' in training and '<|user|>' when served" in reason
 
 
 def test_a_tokenizer_that_lost_its_end_is_refused(swarm, weights):
@@ -373,10 +370,9 @@ def until(process, text: str) -> None:
 @pytest.mark.parametrize("mark", ["gguf", "verify", "put model", "serve small", "measure the speed"])
 def test_a_deploy_killed_anywhere_goes_on_and_does_nothing_twice(swarm, weights, mark):
     changed(weights, 100 + len(mark))
-    process = swarm.start("deploy", str(weights), "-m", "small", "-q", "F16", "--share", "0.25")
-    until(process, mark)
-    process.kill()
-    process.wait(10)
+    with swarm.start("deploy", str(weights), "-m", "small", "-q", "F16", "--share", "0.25") as process:
+        until(process, mark)
+        process.kill()
     done = json.loads(swarm.deploy(weights, "-q", "F16", "--share", "0.25").stdout)
     mine = [one["action"] for one in swarm.history() if one["release"] == done["release"]]
     assert mine == ["deploy", "share"]
