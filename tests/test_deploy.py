@@ -217,7 +217,8 @@ def test_a_template_that_the_server_reads_otherwise_is_refused(swarm, weights):
     file.write_text(json.dumps(config))
     reason = refused(swarm, weights)
     assert "differ from what its tokenizer makes of them" in reason
-    assert "'<|assistant|>' in training and '<|user|>' when served" in reason
+    assert "<|assistant|>' in training and " in reason
+    assert "<|user|>' when served (they part at position 17)" in reason
 
 
 def test_a_tokenizer_that_lost_its_end_is_refused(swarm, weights):
