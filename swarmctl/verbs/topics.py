@@ -114,31 +114,37 @@ def page(paths: Paths, identity: int, now: float) -> Page:
 
 def _embedded(paths: Paths, inventory: Path, how: How, state: State | None, texts: Mapping[str, str],
               say: Callable[[str], None]) -> tuple[State, int]:
-    """The state with a vector for every prompt, and how many are new."""
-    known = dict(state.placed) if state else {}
-    missing = [key for key in texts if key not in known]
+    """The state with a vector for every prompt, and how many are new. Where there are topics and nothing
+    embeds just now, new prompts wait."""
+    missing = [key for key in texts if state is None or key not in state.placed]
     if state is not None and not missing and not how.model:
         return _without_gone(state, texts), 0
     try:
-        model = find_model(paths, inventory, model=how.model, host=how.host, in_process=how.in_process,
-                           say=say)
+        return _with_vectors(paths, inventory, how, state, texts, say)
+    except UsageError:
+        raise
     except SwarmError as exc:
-        if state is None or how.recluster or how.model or how.host:
+        if state is None or how.recluster:
             raise
-        say(f"{len(missing)} new prompts are not sorted in: {exc.message}")
+        say(f"{len(missing)} new prompts are not sorted in: {exc}")
         return _without_gone(state, texts), 0
-    if state is not None and (state.digest, state.model) != (model.digest, model.name):
-        if not how.recluster:
-            raise SwarmError(f"the vectors were made by {state.model}, and {model.name} embeds now",
-                             hint="--recluster embeds all prompts anew; a topic that survives keeps its id")
-        known, missing = {}, list(texts)
+
+
+def _with_vectors(paths: Paths, inventory: Path, how: How, state: State | None, texts: Mapping[str, str],
+                  say: Callable[[str], None]) -> tuple[State, int]:
+    model = find_model(paths, inventory, model=how.model, host=how.host, in_process=how.in_process, say=say)
+    before = dict(state.placed) if state else {}
+    other = state is not None and (state.digest, state.model) != (model.digest, model.name)
+    if state is not None and other and not how.recluster:
+        raise UsageError(f"the vectors were made by {state.model}, and {model.name} embeds now",
+                         hint="--recluster embeds all prompts anew; a topic that survives keeps its id")
+    known = {} if other else dict(before)
+    missing = [key for key in texts if key not in known]
     vectors = _vectors(model, [texts[key] for key in missing], say)
-    kept = state.topics if state else ()
-    old = dict(state.placed) if state else {}
+    there = state.topics if state and not other else ()
     for key, vector in zip(missing, vectors, strict=True):
-        before = old.get(key)
-        place = topics.assign(vector, kept) if vector and before is None else (topics.NONE, 0.0)
-        known[key] = Placed(vector, *((before.topic, before.similarity) if before else place), old=False)
+        topic, near = topics.assign(vector, there) if vector else (topics.NONE, 0.0)
+        known[key] = Placed(vector, before[key].topic if key in before else topic, near, old=False)
     fresh = state or State("", "", how.method, Clustered(0.0, 0, {}), (), 1)
     made = replace(fresh, model=model.name, digest=model.digest, placed=known)
     return _without_gone(made, texts), len(missing)
