@@ -28,7 +28,8 @@ def compare(
     prompt: Annotated[list[str] | None, typer.Argument(help="The question; without one, stdin.",
                                                        show_default=False)] = None,
     model: Annotated[list[str] | None, typer.Option(
-        "--model", "-m", help="A model to compare; give two, or none for the two the router ranks highest.",
+        "--model", "-m", help="A model, or MODEL:RELEASE; give two, or none for a model and its canary, else the "
+        "two the router ranks highest.",
         show_default=False)] = None,
     file: Annotated[list[Path] | None, typer.Option("--file", "-f", help="Attach a text file.",
                                                     show_default=False)] = None,
@@ -81,7 +82,9 @@ def _pick() -> str:
 
 def _reveal(blind: Blind, choice: str) -> str:
     left, right = blind.left.exchange, blind.right.exchange
-    names = f"1 was {left.model} on {left.host}, 2 was {right.model} on {right.host}"
-    said = {"a": f"{left.model} is better", "b": f"{right.model} is better", "tie": "a tie",
-            "both-bad": "both bad"}
+    one, two = left.model, right.model
+    if one == two:  # releases of one model: their names end with this
+        one, two = f"{one} {left.digest[:8]}", f"{two} {right.digest[:8]}"
+    names = f"1 was {one} on {left.host}, 2 was {two} on {right.host}"
+    said = {"a": f"{one} is better", "b": f"{two} is better", "tie": "a tie", "both-bad": "both bad"}
     return f"recorded: {said[choice]} ({names})"
