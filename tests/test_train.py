@@ -18,6 +18,7 @@ from running import Cli
 
 from swarmctl.fleet import jobs
 from swarmctl.fleet.inventory_file import read_inventory
+from swarmctl.fleet.recipes import read_recipe
 from swarmctl.fleet.remote import connect
 from swarmctl.jobs.folder import Folder
 from swarmctl.jobs.spec import JobError, Spec, parse_spec
@@ -209,6 +210,33 @@ class TestTraining:
         assert folder.holder() is None
         assert "was cancelled" in trainers.job("follow", run, status=1).stderr
         assert trainers.acts() == ["start", "cancel", "cancelled"]
+
+
+@needs_trl
+@pytest.mark.train
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_two_processes_train_one_model_and_end_with_it(tmp_path):
+    """KTO over gloo on this machine's processor, without SSH."""
+    import pyarrow
+    from pyarrow import parquet
+
+    rows = [{"prompt": pair["prompt"], "completion": pair["chosen" if good else "rejected"], "label": good}
+            for pair in pairs(16) for good in (True, False)]
+    (tmp_path / "data").mkdir()
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data" / "train.parquet")
+    args = {**read_recipe("tiny-kto", ["per_device_train_batch_size=4"]).keys, "max_steps": 3}
+    spec = Spec("r", ("kto",), str(shipped_model("small")), "data", args, processes=2, threads=1)
+    (tmp_path / "spec.json").write_text(spec.to_json())
+    root = str(Path(jobs.__file__).parents[2])
+    done = subprocess.run([sys.executable, "-m", "swarmctl.jobs", "spec.json"], cwd=tmp_path, timeout=800,
+                          text=True, capture_output=True, env={**os.environ, "PYTHONPATH": root})
+    assert done.returncode == 0, done.stderr[-2000:]
+    gave = Folder(tmp_path).stage("kto")
+    assert (gave["steps"], gave["rows"], gave["kept"]) == (3, 32, 32)
+    assert len(steps(Folder(tmp_path))[0]) == 3, "only the first process tells"
+    assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
+    assert not list(tmp_path.rglob("*.bin"))
 
 
 @needs_trl

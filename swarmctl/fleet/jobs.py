@@ -33,8 +33,9 @@ WATCH_LIMIT = 6 * 3600.0  # of one connection; watching goes on with the next
 PAUSES = (0.5, 1, 2, 5, 10, 20, 30)
 UNPACK = 'mkdir -p -- "$1" && tar -xf - -C "$1"'
 MAKE = 'mkdir -p -- "$1" && chmod 700 "$1"'
-LIST = ('for each in "$1"/runs/*/job; do if [ -f "$each" ]; then sh "$each" state '
-        '|| echo "{\\"run\\": \\"$(basename "$(dirname "$each")")\\", \\"state\\": \\"unknown\\"}"; fi; done')
+#: what has no environment any more still has a name
+LIST = ('for each in "$1"/runs/*/job; do if [ -f "$each" ]; then sh "$each" state 2>/dev/null '
+        """|| echo '{"run": "'"$(basename "$(dirname "$each")")"'", "state": "unknown"}'; fi; done""")
 FILES = 'cd "$1" && find . -type f -exec wc -c {} +'
 REMOVE = 'rm -rf -- "$1"'
 

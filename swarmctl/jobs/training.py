@@ -47,6 +47,11 @@ def train(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
 
     if spec.threads:
         torch.set_num_threads(spec.threads)
+    if spec.deepspeed:
+        # ZeRO-3 shards weights as they are read, and takes itself for alone where this comes later
+        import deepspeed
+
+        deepspeed.init_distributed()
     began = time.monotonic()
     rows = _rows(folder.path / spec.dataset / "train.parquet", folder, spec, stage)
     trainer = _trainer(spec, folder, stage, rows)
