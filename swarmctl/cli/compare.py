@@ -28,8 +28,8 @@ def compare(
     prompt: Annotated[list[str] | None, typer.Argument(help="The question; without one, stdin.",
                                                        show_default=False)] = None,
     model: Annotated[list[str] | None, typer.Option(
-        "--model", "-m", help="A model, or MODEL:RELEASE; give two, or none for a model and its canary, else the "
-        "two the router ranks highest.",
+        "--model", "-m", help="A model, or MODEL:RELEASE; give two, or none for a model and its canary, "
+                              "else the two the router ranks highest.",
         show_default=False)] = None,
     file: Annotated[list[Path] | None, typer.Option("--file", "-f", help="Attach a text file.",
                                                     show_default=False)] = None,
