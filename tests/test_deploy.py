@@ -328,6 +328,10 @@ def test_clear_votes_roll_a_canary_back_and_say_so(swarm, canary):
 
 
 def test_clear_votes_promote_a_canary(swarm, canary):
+    swarm.run("compare", "--choice", "1", QUESTION)
+    said = json.loads(swarm.run("canary", "small", "--json").stdout)
+    assert said["decision"] == "keep"
+    assert "evidence 1" in said["reasons"][0]
     vote(swarm, canary, swarm.served()["worlock"][""]["digest"], "wwwwwwwwwwww")
     swarm.run("canary", "small", "--act")
     assert list(swarm.served()["worlock"]) == [canary["release"]]
