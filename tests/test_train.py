@@ -226,7 +226,8 @@ def test_two_processes_train_one_model_and_end_with_it(tmp_path):
     (tmp_path / "data").mkdir()
     parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "data" / "train.parquet")
     args = {**read_recipe("tiny-kto", ["per_device_train_batch_size=4"]).keys, "max_steps": 3}
-    spec = Spec("r", ("kto",), str(shipped_model("small")), "data", args, processes=2, threads=1)
+    spec = Spec("r", ("kto",), str(shipped_model("small")), "data", args, processes=2, threads=1,
+                checkpoint_minutes=0.001)
     (tmp_path / "spec.json").write_text(spec.to_json())
     root = str(Path(jobs.__file__).parents[2])
     done = subprocess.run([sys.executable, "-m", "swarmctl.jobs", "spec.json"], cwd=tmp_path, timeout=800,
@@ -234,7 +235,9 @@ def test_two_processes_train_one_model_and_end_with_it(tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     gave = Folder(tmp_path).stage("kto")
     assert (gave["steps"], gave["rows"], gave["kept"]) == (3, 32, 32)
-    assert len(steps(Folder(tmp_path))[0]) == 3, "only the first process tells"
+    told, saved = steps(Folder(tmp_path))
+    assert len(told) == 3, "only the first process tells"
+    assert [line["step"] for line in saved] == [1, 2], "a checkpoint is due by the clock, for all or none"
     assert (tmp_path / "out" / "adapter" / "adapter_model.safetensors").exists()
     assert not list(tmp_path.rglob("*.bin"))
 
@@ -252,6 +255,19 @@ class TestPreflight:
             assert words in err
         assert list((trainers.host.data_dir / "runs").iterdir()) == []
         assert trainers.acts() == []
+
+    def test_this_very_machine_trains_without_ssh(self, lab, dataset, tmp_path):
+        swarm = Trainers(lab)
+        text = swarm.paths.inventory.read_text().replace("  worlock:\n", "  worlock:\n    ssh: local\n")
+        swarm.paths.inventory.write_text(text)
+        run = swarm.train("tiny-dpo", "-d", str(dataset), "--detach").stdout.strip()
+        folder = swarm.folder(run)
+        try:
+            assert folder.holder()
+            assert not (swarm.host.data_dir / "weights").exists(), "weights that are here are not copied"
+        finally:
+            swarm.job("cancel", run)
+        assert swarm.shown(run)["state"] == "cancelled"
 
     def test_rows_that_would_be_dropped_are_counted_before(self, trainers, dataset):
         err = trainers.train("tiny-dpo", "-d", str(dataset), "--set", "max_length=6", status=1).stderr

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from swarmctl.jobs.spec import Spec
 
 ASK_LIMIT = 60.0
+START_LIMIT = 180.0
 WATCH_LIMIT = 6 * 3600.0  # of one connection; watching goes on with the next
 PAUSES = (0.5, 1, 2, 5, 10, 20, 30)
 UNPACK = 'mkdir -p -- "$1" && tar -xf - -C "$1"'
@@ -205,7 +206,8 @@ def remove_folder(remote: Remote, data_dir: str, run: str) -> None:
 
 def ask(remote: Remote, folder: str, verb: str) -> JobState:
     """Run a verb of jobs.control that answers with a state."""
-    done = remote.run(("sh", f"{folder}/job", verb), timeout=ASK_LIMIT, check=False)
+    limit = START_LIMIT if verb in ("start", "cancel") else ASK_LIMIT
+    done = remote.run(("sh", f"{folder}/job", verb), timeout=limit, check=False)
     raw = _parsed(done.stdout.splitlines()[-1]) if done.stdout.strip() else None
     if raw is None:
         said = "; ".join((done.stderr.strip() or "it said nothing").splitlines()[-2:])

@@ -18,7 +18,7 @@ from typing import Any
 from swarmctl.jobs.folder import Folder, read_json
 
 RUN_MARK = "SWARMCTL_RUN"
-BEGIN_LIMIT = 20.0
+BEGIN_LIMIT = 120.0  # an overloaded host takes long to start any Python
 END_LIMIT = 15.0
 BEAT = 3.0
 POLL = 0.2

@@ -43,6 +43,8 @@ if TYPE_CHECKING:
 
 SURVEY_LIMIT = 60.0
 EXAMINE_LIMIT = 600.0
+#: tokens of a row, until the rows have been looked at: enough to tell which hosts are out of the question
+SHORT = 64
 STEPS = ("training environment", "base weights", "dataset")
 
 
@@ -254,8 +256,7 @@ def _look(wanted: Ordered, host: Host) -> Candidate:
     there = _true(remote, "test", "-d", f"{seen.data_dir}/weights/{wanted.weights.digest[:12]}")
     adopted = host.train is not None and host.train.python is not None
     made = adopted or _true(remote, "sh", "-c", 'ls "$1"/envs/*/.complete', "sh", seen.data_dir)
-    longest = wanted.recipe.keys.get("max_length") or 1024
-    load = Load(longest, 0 if there or host.local else wanted.weights.size, size, 0 if made else SIZE)
+    load = Load(SHORT, 0 if there or host.local else wanted.weights.size, size, 0 if made else SIZE)
     running = tuple(one.run for one in jobs.states(remote, seen.data_dir) if one.state == "running")
     fit = fitting(wanted.recipe, wanted.shape, load, seen, host.limits)
     return Candidate(host, remote, seen, fit, running)
