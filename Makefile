@@ -4,7 +4,7 @@
 SHELL := bash
 .SHELLFLAGS := -eu -o pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help install dev runtime demo record test check tests lock docs bench clean system
+.PHONY: help install dev runtime demo loop record test check tests lock docs bench clean system
 
 # python3.11 where it really runs (a pyenv shim may only say that it does not), else any python3 new enough.
 HASH := \#
@@ -38,6 +38,11 @@ demo:  ## See all of it: three SSH hosts on this machine, from nothing to rated 
 	@demo/system.sh sshd
 	@$(MAKE) --no-print-directory runtime
 	@demo/run.sh
+
+loop: dev  ## See it learn: three rounds of ratings and training on the lab (some ten minutes)
+	@demo/system.sh sshd
+	@$(MAKE) --no-print-directory runtime
+	@python demo/loop.py
 
 test: system dev  ## Every check and every test
 	@$(MAKE) --no-print-directory runtime
