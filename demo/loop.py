@@ -20,6 +20,7 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
@@ -57,8 +58,8 @@ class Score:
 class Loop:
     """One lab and its home."""
 
-    def __init__(self, folder: Path, ollama: Path | None) -> None:
-        self.folder, self.ollama = folder, ollama
+    def __init__(self, folder: Path, ollama: Path | None, **policy: Any) -> None:  # noqa: ANN401
+        self.folder, self.ollama, self.policy = folder, ollama, {**IMPROVE, **policy}
         self.environ = {**os.environ, "SWARMCTL_LAB": str(folder / "lab")}
         self.swarmctl("lab", "up", "--mode", "loopback")
         told = self.swarmctl("lab", "env", quiet=True).stdout
@@ -92,7 +93,7 @@ class Loop:
         capability.write_text("".join(json.dumps({"prompt": task.question, "answer": task.answer}) + "\n"
                                       for task in abilities(ABILITIES, "gate")))
         wishes = yaml.safe_load(self.inventory.read_text())
-        wishes["models"][MODEL]["improve"] = {**IMPROVE, "capability": str(capability)}
+        wishes["models"][MODEL]["improve"] = {**self.policy, "capability": str(capability)}
         wishes["hosts"]["worlock"]["train"] = {"python": sys.executable}
         if self.ollama:
             airgap = self.folder / "airgap"
@@ -106,31 +107,34 @@ class Loop:
         self.inventory.write_text(yaml.safe_dump(wishes, sort_keys=False))
         self.swarmctl("up")
 
-    def raters(self, prompts: int, seed: str, began: float) -> None:
+    def raters(self, prompts: int, seed: str, began: float,
+               **mind: Any) -> None:  # noqa: ANN401  see ask_and_rate
         """The raters ask and rate; by their own clocks they began at a time (seconds since 1970)."""
         swarm = read_swarm(self.paths, self.inventory, print)
         assert swarm is not None
-        said = ask_and_rate(swarm, MODEL, prompts, seed=seed, clock=Clock(began))
+        said = ask_and_rate(swarm, MODEL, prompts, seed=seed, clock=Clock(began), **mind)
         print(f"raters: {2 * prompts} answers to {prompts} prompts, {said['up']} liked, {said['down']} not",
               flush=True)
 
-    def improve(self, number: int) -> None:
+    def improve(self, number: int, comment: str = "terse at last") -> None:
         """One round, to its end."""
         self.swarmctl("improve", MODEL, "--once")
         self.swarmctl("review", "show", f"{MODEL}-{number}")
-        if "waiting" not in self._status(number):
+        if self.round(number)["status"] != "waiting":
             return
-        self.swarmctl("review", "approve", f"{MODEL}-{number}", "--comment", "terse at last")
+        self.swarmctl("review", "approve", f"{MODEL}-{number}", "--comment", comment)
         self.swarmctl("improve", MODEL, "--once")
         for ballot in range(BALLOTS):
             self.raters(BALLOT, f"ballot {number} {ballot}", time.time())
             self.swarmctl("improve", MODEL, "--once")
-            if "waiting" not in self._status(number):
+            if self.round(number)["status"] != "waiting":
                 return
 
-    def _status(self, number: int) -> str:
+    def round(self, number: int) -> dict[str, Any]:
+        """How a round stands."""
         shown = self.swarmctl("review", "show", f"{MODEL}-{number}", "--json", quiet=True).stdout
-        return f"{json.loads(shown)['stage']}: {json.loads(shown)['status']}"
+        found: dict[str, Any] = json.loads(shown)
+        return found
 
     def scores(self, number: int) -> list[Score]:
         """The exam, on every runtime that serves the model now."""

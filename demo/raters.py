@@ -42,13 +42,14 @@ class Silent:
 
 @dataclass(slots=True)
 class Clock:
-    """The raters' own time, which runs ahead of nobody's."""
+    """The raters' own time, which runs ahead of nobody's. `step` is what passes each time it is looked at."""
 
     now: float
+    step: float = PACE / RATERS
 
     def __call__(self) -> float:
         """A moment later."""
-        self.now += PACE / RATERS
+        self.now += self.step
         return self.now
 
 
@@ -57,8 +58,14 @@ def taste(task: Task, reply: str) -> str:
     return "up" if is_terse(task, reply) else "down"
 
 
+def should_be(task: Task) -> str:
+    """What a rater writes where an answer was not liked."""
+    return task.answer
+
+
 def ask_and_rate(swarm: Swarm, model: str, prompts: int, *, seed: str, clock: Callable[[], float],
-                 opinion: Callable[[Task, str], str] = taste) -> dict[str, int]:
+                 opinion: Callable[[Task, str], str] = taste,
+                 correction: Callable[[Task], str] = should_be) -> dict[str, int]:
     """Ask that many prompts twice and rate both answers. How many thumbs went up and down."""
     rng = Random(f"raters {seed}")
     said = {"up": 0, "down": 0}
@@ -71,13 +78,13 @@ def ask_and_rate(swarm: Swarm, model: str, prompts: int, *, seed: str, clock: Ca
             row = put(swarm, asked, Silent(), terminal=rater, clock=clock).exchange
             value = opinion(task, row.answer)
             said[value] += 1
-            better = _meant(task) if value == "down" and rng.random() < CORRECTED else None
+            better = _always(correction(task)) if value == "down" and rng.random() < CORRECTED else None
             rate(swarm.paths, Opinion(value, correction=better), terminal=rater, now=clock(), id_part=row.id)
     return said
 
 
-def _meant(task: Task) -> Callable[[str], str]:
-    return lambda _: task.answer
+def _always(text: str) -> Callable[[str], str]:
+    return lambda _: text
 
 
 def exam(count: int, seed: str) -> list[Task]:

@@ -1,0 +1,80 @@
+"""What pruning costs and saves, on the shipped large model: the table in docs/prune.md.
+
+For each wish: the job of recipes/tiny-prune.yaml on terse answers, then the served GGUF's size and speed.
+
+    SWARMCTL_TEST_LLAMACPP=BIN SWARMCTL_TEST_LLAMACPP_SRC=SOURCE python bench/prune.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from random import Random
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from recipes.tiny.tasks import draw  # noqa: E402
+from swarmctl.fleet.recipes import read_recipe  # noqa: E402
+from swarmctl.jobs.gguf import convert  # noqa: E402
+from swarmctl.jobs.spec import Spec  # noqa: E402
+from swarmctl.shipped import shipped_model  # noqa: E402
+
+ROWS = 1600
+KINDS = ("capital", "spelling", "sum", "code")
+WISHES = ({"layers": 1}, {"ffn": 0.25}, {"layers": 1, "ffn": 0.25})
+
+
+def rows() -> list[dict]:
+    """Questions with their terse answers."""
+    rng = Random("bench")
+    tasks = [draw(KINDS[number % len(KINDS)], rng, held_out=False) for number in range(ROWS)]
+    return [{"prompt": [{"role": "user", "content": task.question}],
+             "completion": [{"role": "assistant", "content": task.answer}]} for task in tasks]
+
+
+def job(folder: Path, wish: dict[str, float]) -> dict:
+    """Run one job; what its stages gave."""
+    import pyarrow
+    from pyarrow import parquet
+
+    (folder / "data").mkdir(parents=True)
+    parquet.write_table(pyarrow.Table.from_pylist(rows()), folder / "data" / "train.parquet")
+    recipe = read_recipe("tiny-prune")
+    spec = Spec("bench", recipe.stages, str(shipped_model("large")), "data", dict(recipe.keys), threads=1,
+                more={"prune": wish})
+    (folder / "spec.json").write_text(spec.to_json())
+    subprocess.run((sys.executable, "-m", "swarmctl.jobs", "spec.json"), cwd=folder, check=True,
+                   env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, timeout=1800)
+    return json.loads((folder / "result.json").read_text())["stages"]
+
+
+def served(gguf: Path) -> dict[str, float]:
+    """MB, and tokens a second read and written on one thread, by llama-bench."""
+    argv = (str(Path(os.environ["SWARMCTL_TEST_LLAMACPP"]) / "llama-bench"), "-m", str(gguf), "-t", "1",
+            "-p", "128", "-n", "128", "-r", "5", "-o", "json")
+    told = json.loads(subprocess.run(argv, capture_output=True, text=True, check=True, timeout=600).stdout)
+    reads, writes = (one["avg_ts"] for one in told)
+    return {"mb": gguf.stat().st_size / 1e6, "reads": reads, "writes": writes}
+
+
+def main() -> None:
+    """Print one JSON object a line."""
+    source = Path(os.environ["SWARMCTL_TEST_LLAMACPP_SRC"])
+    print(json.dumps({"wish": {}, **served(shipped_model("large") / "model.gguf")}), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        for number, wish in enumerate(WISHES):
+            folder = Path(temporary) / str(number)
+            gave = job(folder, wish)
+            made = convert(folder / "out" / "merged", folder / "model.gguf", source, name="pruned")
+            print(json.dumps({"wish": wish, **served(made), "before": gave["prune"]["before"],
+                              "after": gave["prune"]["after"],
+                              "recovered": gave["compare"]["recovered"]}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
