@@ -220,6 +220,18 @@ def test_models_that_fit_together_stay_and_others_evict_with_a_word():
     assert start.spec.env["OLLAMA_KEEP_ALIVE"] == "10m"
 
 
+def test_a_canary_comes_and_goes_without_a_restart():
+    alone, name = wanted("tiny"), "tiny:v1-0badcafe"
+    canary = ModelWish(name, "/weights.gguf", of="tiny", release="v1-0badcafe", canary=True)
+    host = replace(alone.host, models=(*alone.host.models, Placement(name, runtime="ollama")))
+    beside = replace(alone, host=host, wishes={**alone.wishes, name: canary},
+                     models={**alone.models, name: replace(alone.models["tiny"], name=name, sha256="c" * 64)})
+    assert wanted_server(beside, facts()) == wanted_server(alone, facts())
+    (create,) = [one for one in plan_ollama(beside, facts())
+                 if isinstance(one, CreateModel) and one.model == name]
+    assert create.tag == name
+
+
 def test_a_model_that_does_not_fit_alone_is_refused_with_the_numbers():
     with pytest.raises(SwarmError, match="huge does not fit: it needs"):
         plan_ollama(wanted("huge"), facts())
