@@ -69,13 +69,12 @@ def near_pairs(texts: Sequence[str], threshold: float = NEAR, *,
 def duplicates(rows: Sequence[tuple[str, ...]], threshold: float = NEAR) -> dict[int, int]:
     """Of rows of texts: place → the place of an earlier row that it is near in each of its texts, and that
     is kept itself."""
-    prepared = [[text_of(text) for text in row] for row in rows]
     gone: dict[int, int] = {}
     for earlier, later in near_pairs([row[0] for row in rows], threshold):
         if later in gone or earlier in gone or len(rows[earlier]) != len(rows[later]):
             continue
-        if all(similarity(*two) >= threshold
-               for two in zip(prepared[earlier][1:], prepared[later][1:], strict=True)):
+        if all(one == other or similarity(text_of(one), text_of(other)) >= threshold
+               for one, other in zip(rows[earlier][1:], rows[later][1:], strict=True)):
             gone[later] = earlier
     return gone
 
