@@ -145,11 +145,17 @@ def test_a_folder_becomes_a_canary_on_both_runtimes_is_promoted_and_rolled_back(
     row = ask_json(swarm, "-m", "small", "-H", "worlock", QUESTION)
     assert (row["model"], row["digest"]) == ("small", done["sha256"])
 
+    prune = ("models", "prune", "--dry-run", "--json")
+    assert json.loads(swarm.run(*prune).stdout)["removed"] == []  # the one before stays on the hosts
+
     before = time.monotonic()
     back = json.loads(swarm.run("rollback", "small", "--reason", "a test", "--json").stdout)
     assert back["before"] == release
     assert time.monotonic() - before < 60
     assert [list(one) for one in swarm.served().values()] == [[""]] * len(swarm.hosts)
+    left = json.loads(swarm.run(*prune).stdout)["removed"]
+    assert {one["host"] for one in left} == set(swarm.hosts)
+    assert {one["tag"] or one["digest"] for one in left} <= {done["sha256"], f"small:{release}"}
     actions = [(one["action"], one["release"]) for one in swarm.history()]
     assert actions == [("deploy", release), ("share", release), ("promote", release), ("rollback", release)]
     assert all("@" in one["by"] for one in swarm.history())
