@@ -126,7 +126,7 @@ def dislike_everything(paths: Paths) -> int:
     """A bot rates every answer that is there; how many."""
     clock = Clock(time.time(), HASTE)
     rows = [json.loads(line) for file in sorted(paths.journal.glob("*.jsonl"))
-            for line in file.read_text().splitlines()]
+            for line in file.read_text().splitlines() if line]
     answers = [row["id"] for row in rows if row["kind"] == "exchange"]
     for answer in answers:
         rate(paths, Opinion("down"), terminal=BOT, now=clock(), id_part=answer)
