@@ -83,6 +83,14 @@ class JobView:
                       TextColumn("{task.fields[said]}", markup=False), console=Console(file=stream)) as live:
             yield cls(stream, live)
 
+    def line(self, text: str) -> None:
+        """A line above the bar."""
+        if self._live is None:
+            self._stream.write(f"{text}\n")
+            self._stream.flush()
+        else:
+            self._live.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
     def record(self, record: Mapping[str, Any]) -> None:
         """One record of progress.jsonl."""
         speed, left = self._pace.add(record)
@@ -91,7 +99,7 @@ class JobView:
         if self._live is None:
             self._plain(stage, said, last="event" in record or record.get("step") == record.get("steps"))
         elif "event" in record:
-            self._live.console.print(f"{stage}: {said}", markup=False, highlight=False, soft_wrap=True)
+            self.line(f"{stage}: {said}")
         else:
             if self._task is None:
                 self._task = self._live.add_task(stage, total=1, said="")

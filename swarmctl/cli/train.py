@@ -67,12 +67,12 @@ class Shown:
 
     def note(self, text: str) -> None:
         """Something worth a line."""
-        sys.stderr.write(f"{text}\n")
+        self._view.line(text)
 
     def event(self, event: Event) -> None:
         """How a step of the preparation goes; only its end is worth a line, and what takes long."""
         if event.state == "done" or event.fraction is None:
-            sys.stderr.write(f"{event.host}: {event.title}: {event.detail}\n")
+            self._view.line(f"{event.host}: {event.title}: {event.detail}")
 
     def preflight(self, found: Preflight) -> None:
         """The arithmetic."""
@@ -82,7 +82,7 @@ class Shown:
         some = "1 process" if fit.processes == 1 else f"{fit.processes} processes"
         lines = [f"{found.host}: computes in {fit.precision} ({fit.why}), {some}", *arithmetic(fit.memory),
                  *arithmetic(fit.disk), *found.notes]
-        sys.stderr.write("".join(f"  {line}\n" for line in lines))
+        self._view.line("\n".join(f"  {line}" for line in lines))
 
     def progress(self, run: Run, record: dict[str, Any]) -> None:  # noqa: ARG002  the protocol's signature
         """One record of the job."""

@@ -11,6 +11,7 @@ import json
 import os
 import time
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Folder:
 
     def say(self, stage: str, **fields: Any) -> None:  # noqa: ANN401  any JSON
         """Append one record to progress.jsonl."""
-        at = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         line = json.dumps({"at": at, "stage": stage, **fields}) + "\n"
         with self.progress.open("a", encoding="utf-8") as file:
             file.write(line)

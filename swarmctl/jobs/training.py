@@ -68,7 +68,8 @@ def train(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
         "rows": len(rows), "kept": kept, "steps": trainer.state.global_step,
         "loss": float(done.training_loss), "last_loss": last.get("loss"),
         "reward_margin": last.get("rewards/margins"), "tokens": last.get("num_tokens"),
-        "seconds": round(time.monotonic() - began, 3), "memory_bytes": memory(),
+        "seconds": round(time.monotonic() - began, 3), "loop_seconds": done.metrics["train_runtime"],
+        "memory_bytes": memory(),
         "precision": spec.precision, "resumed": newest.name if newest else None,
         "trainable": sum(one.numel() for one in trainer.model.parameters() if one.requires_grad),
     }

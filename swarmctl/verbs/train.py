@@ -77,13 +77,14 @@ class Preflight:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A host that could train, as it is now."""
+    """A host that could train, as it is now: the runs that train there, and those that were cut off."""
 
     host: Host
     remote: ShellRemote
     seen: Facts
     fit: Fitting
     busy: tuple[str, ...] = ()
+    cut: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,6 +181,9 @@ def _prepare(wanted: Ordered, one: Candidate, run: Run, watcher: Watcher) -> Rea
     remote, data_dir = one.remote, one.seen.data_dir
     if one.busy:
         watcher.note(f"{one.host.name} is training already: {', '.join(one.busy)}")
+    if one.cut:
+        watcher.note(f"{one.host.name} holds a run that was cut off: `swarmctl jobs resume {one.cut[-1]}` "
+                     "goes on with it")
     tell = [Teller(one.host.name, number, len(STEPS), title, watcher.event)
             for number, title in enumerate(STEPS, 1)]
     python = training_python(remote, one.host, one.seen, wanted.paths, tell[0],
@@ -257,9 +261,11 @@ def _look(wanted: Ordered, host: Host) -> Candidate:
     adopted = host.train is not None and host.train.python is not None
     made = adopted or _true(remote, "sh", "-c", 'ls "$1"/envs/*/.complete', "sh", seen.data_dir)
     load = Load(SHORT, 0 if there or host.local else wanted.weights.size, size, 0 if made else SIZE)
-    running = tuple(one.run for one in jobs.states(remote, seen.data_dir) if one.state == "running")
+    runs = jobs.states(remote, seen.data_dir)
+    running = tuple(one.run for one in runs if one.state == "running")
+    cut = tuple(one.run for one in runs if one.state == "stopped")
     fit = fitting(wanted.recipe, wanted.shape, load, seen, host.limits)
-    return Candidate(host, remote, seen, fit, running)
+    return Candidate(host, remote, seen, fit, running, cut)
 
 
 def _true(remote: ShellRemote, *argv: str) -> bool:
