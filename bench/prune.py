@@ -24,15 +24,15 @@ from swarmctl.jobs.gguf import convert  # noqa: E402
 from swarmctl.jobs.spec import Spec  # noqa: E402
 from swarmctl.shipped import shipped_model  # noqa: E402
 
-ROWS = 1600
+ROWS, HELD = 1600, 64
 KINDS = ("capital", "spelling", "sum", "code")
 WISHES = ({"layers": 1}, {"ffn": 0.25}, {"layers": 1, "ffn": 0.25})
 
 
-def rows() -> list[dict]:
+def rows(count: int, *, held_out: bool) -> list[dict]:
     """Questions with their terse answers."""
     rng = Random("bench")
-    tasks = [draw(KINDS[number % len(KINDS)], rng, held_out=False) for number in range(ROWS)]
+    tasks = [draw(KINDS[number % len(KINDS)], rng, held_out=held_out) for number in range(count)]
     return [{"prompt": [{"role": "user", "content": task.question}],
              "completion": [{"role": "assistant", "content": task.answer}]} for task in tasks]
 
@@ -43,7 +43,9 @@ def job(folder: Path, wish: dict[str, float]) -> dict:
     from pyarrow import parquet
 
     (folder / "data").mkdir(parents=True)
-    parquet.write_table(pyarrow.Table.from_pylist(rows()), folder / "data" / "train.parquet")
+    for name, count in (("train", ROWS), ("heldout", HELD)):
+        table = pyarrow.Table.from_pylist(rows(count, held_out=name == "heldout"))
+        parquet.write_table(table, folder / "data" / f"{name}.parquet")
     recipe = read_recipe("tiny-prune")
     spec = Spec("bench", recipe.stages, str(shipped_model("large")), "data", dict(recipe.keys), threads=1,
                 more={"prune": wish})

@@ -33,10 +33,10 @@ needs_trl = pytest.mark.skipif(
     reason="torch, trl, peft, datasets and pyarrow are not installed")
 
 
-def terse_answers(count):
+def terse_answers(count, held_out=False):
     rng = Random("prune")
     for number in range(count):
-        task = draw(KINDS[number % len(KINDS)], rng, held_out=False)
+        task = draw(KINDS[number % len(KINDS)], rng, held_out=held_out)
         yield {"prompt": [{"role": "user", "content": task.question}],
                "completion": [{"role": "assistant", "content": task.answer}]}
 
@@ -48,7 +48,8 @@ def data(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("prune") / "data"
     folder.mkdir()
-    parquet.write_table(pyarrow.Table.from_pylist(list(terse_answers(400))), folder / "train.parquet")
+    for rows, name in ((terse_answers(400), "train"), (terse_answers(64, held_out=True), "heldout")):
+        parquet.write_table(pyarrow.Table.from_pylist(list(rows)), folder / f"{name}.parquet")
     return folder
 
 

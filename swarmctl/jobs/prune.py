@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from swarmctl.jobs.folder import Folder
     from swarmctl.jobs.spec import Spec
 
-#: texts to measure importance on, and others to measure perplexity on; tokens of each; and the least of them
-TEXTS, LONGEST, LEAST = 128, 512, 8
+#: texts to measure importance on, and as many to measure perplexity on; tokens of each; the least of them
+TEXTS, LONGEST, LEAST = 64, 512, 8
 #: llama.cpp's k-quants want rows of multiples of 256; tiny models only of 32
 WIDE, NARROW = 256, 32
 #: bytes that a GPU must have free for each byte of weights
@@ -54,8 +54,7 @@ def prune(spec: Spec, folder: Folder) -> dict[str, Any]:
         shutil.rmtree(path, ignore_errors=True)
     model = _load(base)
     count = _count(wish.get("layers", 0), len(_layers(model)))
-    texts = _texts(spec, folder, base)
-    measured, held = texts[: len(texts) // 2], texts[len(texts) // 2 :]
+    measured, held = _texts(spec, folder, base, "train"), _held(spec, folder, base)
     before = examine(model, held)
     gone = _drop_layers(model, count, measured)
     width = _narrow(model, ffn, measured)
@@ -74,8 +73,7 @@ def compare(spec: Spec, folder: Folder) -> dict[str, Any]:
     import torch
 
     torch.set_num_threads(spec.threads or torch.get_num_threads())
-    texts = _texts(spec, folder, base_folder(spec.model))
-    recovered = examine(_load(folder.merged), texts[len(texts) // 2 :])
+    recovered = examine(_load(folder.merged), _held(spec, folder, folder.merged))
     pruned = (folder.stage("prune") or {}).get("after", recovered)
     folder.say("compare", event=_told(pruned, recovered))
     return {"recovered": recovered}
@@ -125,22 +123,34 @@ def _load(folder: Path) -> Any:  # noqa: ANN401
     return model.to("cuda") if fits else model
 
 
-def _texts(spec: Spec, folder: Folder, base: Path) -> list[tuple[Any, int]]:
-    """Up to TEXTS conversations of the data set, each as token ids and where its answer begins."""
+def _held(spec: Spec, folder: Folder, base: Path) -> list[tuple[Any, int]]:
+    """What perplexity is measured on: rows that training never sees. Without such rows it flatters what was
+    recovered."""
+    there = (folder.path / spec.dataset / "heldout.parquet").is_file()
+    if not there:
+        folder.say("prune", event="the dataset has no held-out rows: perplexity is that of rows trained on")
+    return _texts(spec, folder, base, "heldout" if there else "train")
+
+
+def _texts(spec: Spec, folder: Folder, base: Path, split: str) -> list[tuple[Any, int]]:
+    """Up to TEXTS conversations of a split, each as token ids and where its answer begins."""
     from datasets import Dataset
     from transformers import AutoTokenizer
 
-    rows = Dataset.from_parquet(str(folder.path / spec.dataset / "train.parquet"),
+    rows = Dataset.from_parquet(str(folder.path / spec.dataset / f"{split}.parquet"),
                                 cache_dir=str(folder.path / "cache"))
     answer = next((name for name in ("chosen", "completion") if name in rows.column_names), None)
     if answer is None or not len(rows):
-        raise JobError("the dataset has no answers to measure importance on: it needs chosen or completion")
+        raise JobError(f"{split}.parquet has no answers to measure on: it needs chosen or completion")
+    if "label" in rows.column_names:
+        rows = rows.select([at for at, good in enumerate(rows["label"]) if good])
     tokenizer = AutoTokenizer.from_pretrained(str(base))
     rows = rows.shuffle(seed=spec.args.get("seed", 42)).select(range(min(TEXTS, len(rows))))
     found = [_conversation(tokenizer, list(row["prompt"]), list(row[answer])) for row in rows]
     whole = [(ids, start) for ids, start in found if 0 < start < ids.shape[1]]
     if len(whole) < LEAST:
-        raise JobError(f"the dataset has {len(whole)} rows of at most {LONGEST} tokens: too few to prune by")
+        raise JobError(f"{split}.parquet has {len(whole)} good answers whose question fits in {LONGEST} "
+                       f"tokens: too few to prune by, {LEAST} are needed")
     return whole
 
 
