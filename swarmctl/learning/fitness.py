@@ -87,5 +87,5 @@ def _divergence(measured: Mapping[str, Any], kind: str, max_kl: float | None) ->
     if not math.isfinite(mean) or mean > bound:
         ratio = measured.get("perplexity_ratio", math.nan)
         yield (f"{kind} changes it too much: a mean divergence of {mean:.4g} nats from 16 bits, and "
-               f"{bound:g} is the bound (perplexity x {ratio:.3g}); a finer quantisation helps, --max-kl sets "
-               "another bound")
+               f"{bound:g} is the bound (perplexity x {ratio:.3g}); a finer quantisation helps, and --max-kl "
+               "sets another bound")
