@@ -24,7 +24,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from demo.raters import LONGEST, PACE, RATERS, Clock, abilities, ask_and_rate, exam
+from demo.raters import LONGEST, Clock, abilities, ask_and_rate, exam
 from recipes.tiny.tasks import is_right, is_terse
 from swarmctl.dispatch.swarm import read_swarm
 from swarmctl.evaluation.answering import lanes_of
@@ -60,6 +60,7 @@ class Loop:
 
     def __init__(self, folder: Path, ollama: Path | None, **policy: Any) -> None:  # noqa: ANN401
         self.folder, self.ollama, self.policy = folder, ollama, {**IMPROVE, **policy}
+        self.spoken = 0.0
         self.environ = {**os.environ, "SWARMCTL_LAB": str(folder / "lab")}
         self.swarmctl("lab", "up", "--mode", "loopback")
         told = self.swarmctl("lab", "env", quiet=True).stdout
@@ -112,7 +113,9 @@ class Loop:
         """The raters ask and rate; by their own clocks they began at a time (seconds since 1970)."""
         swarm = read_swarm(self.paths, self.inventory, print)
         assert swarm is not None
-        said = ask_and_rate(swarm, MODEL, prompts, seed=seed, clock=Clock(began), **mind)
+        clock = Clock(max(began, self.spoken))
+        said = ask_and_rate(swarm, MODEL, prompts, seed=seed, clock=clock, **mind)
+        self.spoken = clock.now
         print(f"raters: {2 * prompts} answers to {prompts} prompts, {said['up']} liked, {said['down']} not",
               flush=True)
 
@@ -239,7 +242,7 @@ def main() -> int:
         scores += loop.scores(0)
         for number in range(1, args.rounds + 1):
             print(f"\n━━ round {number}", flush=True)
-            loop.raters(args.prompts, f"round {number}", time.time() - 4 * args.prompts * PACE / RATERS)
+            loop.raters(args.prompts, f"round {number}", time.time())
             loop.improve(number)
             scores += loop.scores(number)
         loop.swarmctl("models", "history", MODEL)

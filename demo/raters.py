@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 #: what they ask; the other kinds are the capability set, which nobody rates
 KINDS = ("capital", "spelling", "sum", "code")
 CORRECTED = 0.2
-RATERS = 5
+RATERS = 40
 #: seconds between a rater's answer and the next: time to read
 PACE = 20.0
 LONGEST = 48

@@ -42,7 +42,8 @@ class Side:
 @dataclass(frozen=True, slots=True)
 class Plan:
     """What is evaluated and how. `by` is the measure that decides, `measure` how references are compared.
-    `folder` is where answers and reports lie."""
+    `folder` is where answers and reports lie. The capability set is asked greedily and once: what a model can
+    do is not what it happens to say."""
 
     model: str
     old: Side
@@ -72,10 +73,13 @@ def evaluate(paths: Paths, fleet: Fleet, plan: Plan, watch: Watch, *, at: str,
     Raises UsageError where one of the two, or the judge, is not served; ServerUnavailable where no server is
     left; LedgerError.
     """
-    old, new = (_answered(paths, fleet, plan, side, watch) for side in (plan.old, plan.new))
+    old, new = (_answered(paths, fleet, plan, side, watch, plan.held_out, plan.style)
+                for side in (plan.old, plan.new))
+    able = [_answered(paths, fleet, plan, side, watch, plan.capability, Style(0.0, plan.style.max_tokens))
+            for side in (plan.old, plan.new)]
     references = _graded(plan.held_out, old, new, plan.measure)
     exact = _graded(plan.held_out, old, new, "exact")
-    capability = _graded(plan.capability, old, new, None)
+    capability = _graded(plan.capability, able[0], able[1], None)
     people = gates.votes(blind_votes(paths, plan.new.digest, plan.old.digest))
     judge = _judged(paths, fleet, plan, old, new, watch)
     quality = {"references": references and references[2], "votes": people, "judge": judge}[plan.by]
@@ -93,11 +97,11 @@ def evaluate(paths: Paths, fleet: Fleet, plan: Plan, watch: Watch, *, at: str,
         "served": dict(served or {}), "examples": _examples(plan, old, new)}
 
 
-def _answered(paths: Paths, fleet: Fleet, plan: Plan, side: Side, watch: Watch) -> Mapping[str, list[Reply]]:
+def _answered(paths: Paths, fleet: Fleet, plan: Plan, side: Side, watch: Watch,
+              questions: Sequence[Question], style: Style) -> Mapping[str, list[Reply]]:
     lanes = _lanes(paths, fleet, side.digest, side.name)
-    questions = {question.key: question for question in (*plan.held_out, *plan.capability)}
-    return replies(lanes, tuple(questions.values()), plan.style,
-                   plan.folder / f"answers-{side.digest[:12]}-{plan.style.tag}.jsonl", lost=watch.lost,
+    return replies(lanes, questions, style,
+                   plan.folder / f"answers-{side.digest[:12]}-{style.tag}.jsonl", lost=watch.lost,
                    tick=lambda done, of: watch.tick(side.name, done, of))
 
 
