@@ -74,9 +74,21 @@ def say(text: str) -> None:
     sys.stderr.flush()
 
 
-def drift(context: Context) -> str | None:  # noqa: ARG001  until topics are asked
-    """Why the topics are no longer what they were; None where they are."""
-    return None
+def drift(context: Context) -> str | None:
+    """Why the topics are no longer what they were; None where they are, or were never asked for. Where they
+    have drifted they are clustered anew."""
+    from swarmctl.verbs.topics import How, overview, sorted_last
+
+    if sorted_last(context.paths, context.clock()) is None:
+        return None
+    try:
+        found = overview(context.paths, context.inventory, How(), context.clock(), say)
+        if found.due:
+            overview(context.paths, context.inventory, How(recluster=True), context.clock(), say)
+    except SwarmError as exc:
+        say(f"topics: {exc.message}; the round does without them")
+        return None
+    return found.due
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,7 +35,7 @@ def digest(
     from swarmctl.verbs.review import review, written
 
     context: Context = ctx.obj
-    found = review(context.paths, since, context.clock())
+    found = review(context.paths, since, context.clock(), _topics(context))
     _out(found) if as_json else sys.stdout.write(markdown(found))
     if write:
         sys.stderr.write(f"written: {written(context.paths, found)}\n")
@@ -71,6 +71,16 @@ def who() -> str:
     import getpass
 
     return f"{getpass.getuser()}@{socket.gethostname()}"
+
+
+def _topics(context: Context) -> list[dict[str, Any]]:
+    """What is known of the topics, as it was last sorted."""
+    from swarmctl.verbs.topics import sorted_last
+
+    found = sorted_last(context.paths, context.clock())
+    return [{"topic": one.topic.id, "name": one.topic.name, "size": one.size, "approval": one.approval.share,
+             "low": one.approval.low, "high": one.approval.high, "trend": one.trend}
+            for one in (found.summaries if found else ())]
 
 
 def _sign(context: Context, round_id: str, comment: str, *, approve: bool, as_json: bool) -> None:

@@ -126,8 +126,9 @@ def _approved(row: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def _topic(row: Mapping[str, Any]) -> tuple[str, ...]:
-    return tuple("" if row.get(key) is None else str(row[key]) for key in ("name", "size", "approval",
-                                                                           "trend"))
+    good = "" if row["approval"] is None else f"{row['approval']:.0%} ({row['low']:.0%} to {row['high']:.0%})"
+    trend = "" if row["trend"] is None else f"{row['trend']:+.1%}"
+    return row["name"], str(row["size"]), good, trend
 
 
 def _worst(row: Mapping[str, Any]) -> tuple[str, ...]:

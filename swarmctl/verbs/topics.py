@@ -93,6 +93,12 @@ def overview(paths: Paths, inventory: Path, how: How, now: float, say: Callable[
     return _overview(state, prompts, new, again, now)
 
 
+def sorted_last(paths: Paths, now: float) -> Overview | None:
+    """Every topic as it was last sorted; None where none was. Embeds nothing and writes nothing."""
+    state = read_state(paths)
+    return _overview(state, read_prompts(paths), 0, "", now) if state else None
+
+
 def page(paths: Paths, identity: int, now: float) -> Page:
     """One topic, as it was last sorted. Raises UsageError where there is none of that id."""
     state = read_state(paths)
