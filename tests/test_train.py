@@ -342,6 +342,14 @@ class TestJobFolder:
         assert found["state"] == "failed"
         assert "no stage nothing" in found["result"]["error"]
 
+    def test_a_spec_that_cannot_be_read_fails_the_job_with_the_reason(self, tmp_path):
+        folder = self.spec(tmp_path)
+        folder.spec.write_text('{"version": 9, "stages": ["dpo"]}')
+        self.control(folder, "start")
+        found = self.control(folder, "follow", "0")
+        assert found["state"] == "failed"
+        assert "not of version 1" in found["result"]["error"]
+
     def test_a_stage_that_has_given_its_result_is_not_repeated(self, tmp_path):
         folder = self.spec(tmp_path, stages=("dpo", "merge"))
         folder.end_stage("dpo", {"steps": 3})

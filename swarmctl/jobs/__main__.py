@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swarmctl.jobs.folder import RESULT_VERSION, Folder, write_json
+from swarmctl.jobs.folder import RESULT_VERSION, Folder, read_json, write_json
 from swarmctl.jobs.spec import JobError, read_spec
 from swarmctl.jobs.stages import run_stages
 
@@ -31,7 +31,10 @@ def main(path: Path) -> int:
         (folder.path / "result.json").unlink(missing_ok=True)
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.path / "tensorboard")
         try:
-            gave = run_stages(read_spec(path), folder)
+            spec = read_spec(path)
+            if spec.threads:  # before any library makes its pool of threads
+                os.environ["OMP_NUM_THREADS"] = str(spec.threads)
+            gave = run_stages(spec, folder)
         except BaseException as exc:
             _failed(folder, exc)
             raise
@@ -44,9 +47,9 @@ def main(path: Path) -> int:
 def _failed(folder: Folder, exc: BaseException) -> None:
     """Say why, and that nothing more will come."""
     why = str(exc) if isinstance(exc, JobError) else f"{type(exc).__name__}: {exc}"
-    spec = read_spec(folder.spec)
+    stages = (read_json(folder.spec) or {}).get("stages", ())
     status = "cancelled" if isinstance(exc, SystemExit | KeyboardInterrupt) else "failed"
-    gave = {name: found for name in spec.stages if (found := folder.stage(name)) is not None}
+    gave = {name: found for name in stages if (found := folder.stage(name)) is not None}
     write_json(folder.path / "result.json",
                {"version": RESULT_VERSION, "status": status, "stages": gave, "error": why[:2000]})
     folder.say("job", event=status, error=why[:2000])

@@ -69,7 +69,7 @@ def train(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
         "loss": float(done.training_loss), "last_loss": last.get("loss"),
         "reward_margin": last.get("rewards/margins"), "tokens": last.get("num_tokens"),
         "seconds": round(time.monotonic() - began, 3), "loop_seconds": done.metrics["train_runtime"],
-        "memory_bytes": memory(),
+        "cpu_seconds": round(time.process_time(), 3), "memory_bytes": memory(),
         "precision": spec.precision, "resumed": newest.name if newest else None,
         "trainable": sum(one.numel() for one in trainer.model.parameters() if one.requires_grad),
     }
