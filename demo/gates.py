@@ -138,15 +138,16 @@ def runaway(folder: Path) -> Path:
     kept = [line for line in (ROOT / "recipes" / "tiny-dpo.yaml").read_text().splitlines()
             if not line.startswith(("#", "loss_", "learning_rate"))]
     path = folder / "runaway.yaml"
-    path.write_text("\n".join((*kept, "learning_rate: 1e-3", "")))
+    path.write_text("\n".join((*kept, "learning_rate: 2e-2", "")))
     return path
 
 
 CASES = (
-    Case("inverted", "every rater likes rambling and dislikes what is terse", inverted, {"measure": "f1"}),
+    Case("inverted", "every rater likes rambling and dislikes what is terse", inverted,
+         {"measure": "f1", "samples": 4}),
     Case("one-sided", "everything is liked, recipe tiny-kto", one_sided, {"recipe": "tiny-kto"}),
     Case("flood", "a bot dislikes every answer, ten a second", flood),
-    Case("diverged", "DPO at a learning rate of 1e-3, without the sft term", diverged, {"recipe": runaway}),
+    Case("diverged", "DPO at a learning rate of 2e-2, without the sft term", diverged, {"recipe": runaway}),
     Case("template", "another chat template than training saw", template, alone=False),
     Case("truncated", "a GGUF without its last 50,000 bytes", truncated, alone=False),
     Case("ending", "a tokenizer that lost its end-of-sequence token", ending, alone=False),
