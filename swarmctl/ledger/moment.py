@@ -17,7 +17,8 @@ def moment(text: str, now: float, option: str = "--since") -> float:
     span = SPAN.fullmatch(text)
     try:
         if span:
-            return now - timedelta(**{UNITS[span[2]]: int(span[1])}).total_seconds()
+            back = timedelta(**{UNITS[span[2]]: int(span[1])})
+            return (datetime.fromtimestamp(now, UTC) - back).timestamp()
         return datetime.fromisoformat(text).astimezone(UTC).timestamp()
     except (ValueError, OverflowError) as exc:
         raise UsageError(f"{option} {text}: no such time",

@@ -5,10 +5,8 @@ Reading and writing meet here; every rule of what becomes a row is in `learning`
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.dispatch.record import timestamp
@@ -21,6 +19,7 @@ from swarmctl.learning.pairs import KINDS, make, models_match, one_sided
 from swarmctl.learning.refine import DEFAULT_CAP, refine
 from swarmctl.ledger import snapshots
 from swarmctl.ledger.labels import read_labels
+from swarmctl.ledger.moment import moment
 from swarmctl.ledger.parquet import read_json_rows
 
 if TYPE_CHECKING:
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
 
 #: Lines of a file that are named one by one.
 NAMED = 20
-UNITS: Mapping[str, str] = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 MEND = ("one way out: ask the same again and rate each answer, correct bad ones with `rate --correct`, or\n"
         "compare two models blind with `compare`")
 
@@ -64,7 +62,8 @@ def build(paths: Paths, wanted: Wanted, now: float, *, dry_run: bool = False) ->
     """
     kind = _kind(wanted.kind)
     found = _imported(wanted)
-    own = Labels({}) if wanted.only else _since(read_labels(paths), _moment(wanted.since, now))
+    since = moment(wanted.since, now) if wanted.since else None
+    own = Labels({}) if wanted.only else _since(read_labels(paths), since)
     labels = own.joined(found.labels())
     fair, floods, set_aside = _fair(labels, wanted)
     made = make(fair, kind, liked=wanted.liked)
@@ -168,17 +167,3 @@ def _refuse(kind: Kind, refined: Refined, card: Mapping[str, Any]) -> None:
     if not refined.train:
         raise SwarmError(f"all {len(rows)} rows are of prompts that are held out for ever",
                          hint=MEND)
-
-
-def _moment(text: str | None, now: float) -> float | None:
-    """30m, 12h, 2d, 1w back from now, or a date of this machine's zone, in seconds since 1970."""
-    if text is None:
-        return None
-    span = re.fullmatch(r"(\d{1,6})([mhdw])", text)
-    try:
-        if span:
-            return now - timedelta(**{UNITS[span[2]]: int(span[1])}).total_seconds()
-        return datetime.fromisoformat(text).astimezone(UTC).timestamp()
-    except (ValueError, OverflowError) as exc:
-        raise UsageError(f"--since {text}: no such time",
-                         hint="30m, 12h, 2d, 1w, 2026-11-23 or 2026-11-23T09:00") from exc

@@ -6,16 +6,16 @@ date and then asks DuckDB, read-only.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import LedgerError, UsageError
 from swarmctl.ledger import journal, scores, store
 from swarmctl.ledger.lookup import Found, find
+from swarmctl.ledger.moment import moment
 from swarmctl.ledger.rows import COLUMNS, Malformed, rows, storable
 from swarmctl.ledger.terminal import recall
 
@@ -35,7 +35,6 @@ RATED: Mapping[str, str] = {
     "any": "(score IS NOT NULL OR comment IS NOT NULL OR correction IS NOT NULL)",
     "none": "(score IS NULL AND comment IS NULL AND correction IS NULL)",
     "up": "score > 0", "down": "score < 0"}
-UNITS: Mapping[str, str] = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 READ_ONLY = "a statement can read the ledger, and nothing else; docs/ledger.md lists its tables and columns"
 LISTED = "id, at_utc, category, model, host, finish, total_seconds, score, stars, question"
 
@@ -203,17 +202,8 @@ def _where(wanted: Wanted, now: float) -> tuple[str, list[Any]]:
 
 
 def _since(text: str, now: float) -> datetime:
-    """30m, 12h, 2d, 1w back from now, or a date, with a time or without, of this machine's zone; in UTC."""
-    span = re.fullmatch(r"(\d{1,6})([mhdw])", text)
-    try:
-        if span:
-            moment = datetime.fromtimestamp(now, UTC) - timedelta(**{UNITS[span[2]]: int(span[1])})
-        else:
-            moment = datetime.fromisoformat(text).astimezone(UTC)
-    except (ValueError, OverflowError) as exc:
-        raise UsageError(f"--since {text}: no such time",
-                         hint="30m, 12h, 2d, 1w, 2026-11-23 or 2026-11-23T09:00") from exc
-    return moment.replace(tzinfo=None)
+    """A moment as the ledger's columns have it: UTC, without a zone."""
+    return datetime.fromtimestamp(moment(text, now), UTC).replace(tzinfo=None)
 
 
 def _targets(out: Path, form: str, table: str | None) -> dict[str, Path]:
