@@ -55,7 +55,8 @@ base = AutoModelForCausalLM.from_pretrained(model, dtype="auto")
 merged = PeftModel.from_pretrained(base, out + "/adapter")
 merged.merge_and_unload(safe_merge=True).save_pretrained(out + "/merged")
 AutoTokenizer.from_pretrained(model).save_pretrained(out + "/merged")
-print(json.dumps({"seconds": loop, "cpu": cpu, "memory": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}))
+most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+print(json.dumps({"seconds": loop, "cpu": cpu, "memory": most}))
 """
 
 
@@ -110,7 +111,8 @@ def by_swarmctl(lab: Lab, data: Path) -> dict:
 
 def show(found) -> None:
     """The medians, and their ratio."""
-    names = (("CPU of the process, imports and training", "cpu", "s", 1), ("the training loop", "loop", "s", 1), ("process: imports, training, merging", "job", "s", 1),
+    names = (("CPU of the process, imports and training", "cpu", "s", 1),
+             ("the training loop", "loop", "s", 1), ("process: imports, training, merging", "job", "s", 1),
              ("the whole command, preflight included", "wall", "s", 1),
              ("peak memory of training", "memory", "MB", 1e6))
     rows = []
