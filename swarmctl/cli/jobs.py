@@ -11,7 +11,7 @@ import typer
 from swarmctl.errors import SomeHostsFailed, SwarmError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from swarmctl.cli.context import Context
     from swarmctl.inventory import Inventory
@@ -145,13 +145,22 @@ def text_of(row: Row) -> str:
         lines += [f"  {run.recipe} ({run.trainer}) of {run.model}, from {run.base}",
                   f"  dataset {run.dataset}, started {run.at} by {run.by}", f"  {run.data_dir}/runs/{run.id}"]
     for name, gave in ((state.result or {}).get("stages") or {}).items():
-        told = ", ".join(f"{key} {_short(value)}" for key, value in gave.items() if _tellable(value))
+        told = ", ".join(f"{key} {_short(value)}" for key, value in _flat(gave) if _tellable(value))
         lines.append(f"  {name}: {told}")
     if (state.result or {}).get("error"):
         lines.append(f"  {(state.result or {})['error']}")
     elif state.state == "stopped":
         lines.append(f"  it was cut off; `swarmctl jobs resume {state.run}` goes on from its last checkpoint")
     return "\n".join(lines) + "\n"
+
+
+def _flat(gave: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """What a stage gave, with one level of names within names."""
+    for key, value in gave.items():
+        if isinstance(value, dict):
+            yield from ((f"{key} {name}", inner) for name, inner in value.items())
+        else:
+            yield key, value
 
 
 def _tellable(value: Any) -> bool:  # noqa: ANN401  any JSON

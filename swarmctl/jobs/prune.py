@@ -64,7 +64,8 @@ def prune(spec: Spec, folder: Folder) -> dict[str, Any]:
     complete(part, base)
     after = examine(_load(part), held)
     part.rename(folder.pruned)
-    folder.say("prune", event=_told(before, after))
+    folder.say("prune", event=f"{before['parameters']:,} parameters became {after['parameters']:,}, "
+                              f"{_fell(before, after)}")
     return {"layers_dropped": gone, "ffn_width": width, "before": before, "after": after}
 
 
@@ -75,7 +76,7 @@ def compare(spec: Spec, folder: Folder) -> dict[str, Any]:
     torch.set_num_threads(spec.threads or torch.get_num_threads())
     recovered = examine(_load(folder.merged), _held(spec, folder, folder.merged))
     pruned = (folder.stage("prune") or {}).get("after", recovered)
-    folder.say("compare", event=_told(pruned, recovered))
+    folder.say("compare", event=_fell(pruned, recovered))
     return {"recovered": recovered}
 
 
@@ -99,10 +100,9 @@ def examine(model: Any, texts: Sequence[Any]) -> dict[str, Any]:  # noqa: ANN401
             "tokens_per_second": round(read / seconds, 1), "zeros": _zeros(weights)}
 
 
-def _told(before: dict[str, Any], after: dict[str, Any]) -> str:
+def _fell(before: dict[str, Any], after: dict[str, Any]) -> str:
     """Two measurements for a person."""
-    return (f"{before['parameters']:,} parameters to {after['parameters']:,}, "
-            f"perplexity {before['perplexity']:.4g} to {after['perplexity']:.4g}")
+    return f"perplexity {before['perplexity']:.4g} became {after['perplexity']:.4g}"
 
 
 def _share(wish: Mapping[str, Any], name: str) -> float:
