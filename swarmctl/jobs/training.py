@@ -57,7 +57,7 @@ def train(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
     trainer = _trainer(spec, folder, stage, rows)
     kept = _kept(trainer, rows, spec)
     newest = newest_checkpoint(folder)
-    if newest is not None:
+    if newest is not None and trainer.is_world_process_zero():
         folder.say(stage, event="resumed", checkpoint=newest.name)
     done = trainer.train(resume_from_checkpoint=str(newest) if newest else None)
     out = folder.adapter if spec.args.get("use_peft") else folder.path / "out" / "trained"
