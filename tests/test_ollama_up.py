@@ -137,10 +137,8 @@ def test_questions_go_over_both_runtimes_and_say_the_inventorys_name(mixed):
 def test_the_whole_journey_on_a_mixed_swarm(mixed, tmp_path):
     """Ask, structure, tools, chat, compare, rate, log, doctor, cordon, drain: over both runtimes as one."""
     for host, runtime in (("worlock", "llamacpp"), ("calisota", "ollama")):
-        bool_of = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
-        bound = ask_json(mixed, "2 + 2", "--host", host, "--schema", json.dumps(bool_of),
-                         "--max-tokens", "60")
-        assert isinstance(json.loads(bound["answer"])["n"], bool), runtime
+        bound = ask_json(mixed, "2 + 2", "--host", host, "--schema", '{"type": "boolean"}')
+        assert isinstance(json.loads(bound["answer"]), bool), runtime
         tools = json.dumps([{"name": "clock", "parameters": {"type": "object", "properties": {}}}])
         done = mixed.run("ask", "what time is it?", "--host", host, "--tools", tools, status=1)
         assert f"tiny-large on {host}: tiny-large" in done.stderr, done.stderr
