@@ -154,7 +154,7 @@ class Loop:
                     continue
                 found.append(_score(lane, number, served.runtime, served.release or "as shipped"))
                 print(f"exam after round {number}, {served.runtime} on {entry.name} ({found[-1].release}): "
-                      f"{found[-1].exact:.1%} terse and right, {found[-1].right:.1%} right; letters counted "
+                      f"{found[-1].exact:.1%} terse and right, {found[-1].right:.1%} right; abilities "
                       f"{found[-1].abilities:.1%}", flush=True)
         return found
 
@@ -210,7 +210,7 @@ def plot(scores: list[Score]) -> str:
     parts += [f'<text x="{x(n)}" y="{height - 15}" text-anchor="middle">'
               f'{f"round {n}" if n else "as shipped"}</text>' for n in range(last + 1)]
     lines = [(runtime, key, label) for runtime in dict.fromkeys(score.runtime for score in scores)
-             for key, label in (("exact", "terse and right"), ("abilities", "letters counted"))]
+             for key, label in (("exact", "terse and right"), ("abilities", "abilities"))]
     colours = ("#1a7f37", "#9ec5a8", "#0b5cad", "#a9c7e8")
     ends = sorted((y(next(getattr(s, key) for s in reversed(scores) if s.runtime == runtime)), at)
                   for at, (runtime, key, _) in enumerate(lines))

@@ -21,8 +21,12 @@ if TYPE_CHECKING:
     from recipes.tiny.tasks import Task
     from swarmctl.dispatch.swarm import Swarm
 
-#: what they ask; the other kinds are the capability set, which nobody rates
-KINDS = ("capital", "spelling", "sum", "code")
+#: what they ask
+KINDS = ("capital", "spelling", "sum", "code", "count")
+#: the exam: of letters to count no tiny model knows enough for an exam of exact answers
+EXAM_KINDS = KINDS[:4]
+#: what the model must not unlearn: letters to count, and two kinds that no rater ever asks
+ABILITIES = ("count", "chat", "reading")
 CORRECTED = 0.2
 RATERS = 40
 #: seconds between a rater's answer and the next: time to read
@@ -90,10 +94,10 @@ def _always(text: str) -> Callable[[str], str]:
 def exam(count: int, seed: str) -> list[Task]:
     """Prompts that nobody ever trained on: held out of the first training, and asked by no rater."""
     rng = Random(f"exam {seed}")
-    return [draw(KINDS[number % len(KINDS)], rng, held_out=True) for number in range(count)]
+    return [draw(EXAM_KINDS[number % len(EXAM_KINDS)], rng, held_out=True) for number in range(count)]
 
 
 def abilities(count: int, seed: str) -> list[Task]:
-    """What the model must not unlearn: letters to count, which no rater ever asks about."""
+    """The capability set, and what is measured beside the exam."""
     rng = Random(f"abilities {seed}")
-    return [draw("count", rng, held_out=True) for _ in range(count)]
+    return [draw(ABILITIES[number % len(ABILITIES)], rng, held_out=True) for number in range(count)]
