@@ -74,10 +74,10 @@ def show(lab: Lab, size: int) -> None:
     for name, seconds in taken.items():
         middle = median(seconds)
         print(f"| {name} | {middle:.2f} | {blob.size / middle / 1e6:.0f} | {base / middle:.2f} |")
-    show_rest(lab, places, source, blob, base)
+    show_rest(places, source, blob, base)
 
 
-def show_rest(lab: Lab, places: list[Place], source: Path, blob: Blob, base: float) -> None:
+def show_rest(places: list[Place], source: Path, blob: Blob, base: float) -> None:
     again = timed(None, lambda: push(source, places[0], blob))
     print(f"| a second push: no weights move | {again:.2f} | | |")
     between = timed(None, lambda: from_host(places[0], places[1], blob, quiet()))
