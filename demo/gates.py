@@ -3,7 +3,7 @@
 Poisoned ratings, a training that runs away, and broken releases each meet the command that should stop them.
 One line a case, a table at the end, exit status 1 where one was not stopped. docs/gates.md has what came out.
 
-    python demo/gates.py [--case NAME ...] [--prompts 150] [--json FILE]
+    python demo/gates.py [--case NAME ...] [--json FILE]
 """
 
 from __future__ import annotations
@@ -54,13 +54,15 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One way to do harm. `alone` wants a lab of its own, with that policy."""
+    """One way to do harm. `alone` wants a lab of its own, with that policy; `prompts` is how many the raters
+    ask."""
 
     name: str
     what: str
     run: Callable[[Loop, int], tuple[bool, str, str]]
     policy: dict[str, Any] = field(default_factory=dict)
     alone: bool = True
+    prompts: int = 150
 
 
 def inverted(loop: Loop, prompts: int) -> tuple[bool, str, str]:
@@ -144,7 +146,7 @@ def runaway(folder: Path) -> Path:
 
 CASES = (
     Case("inverted", "every rater likes rambling and dislikes what is terse", inverted,
-         {"measure": "f1", "samples": 4}),
+         {"measure": "f1", "samples": 4}, prompts=500),
     Case("one-sided", "everything is liked, recipe tiny-kto", one_sided, {"recipe": "tiny-kto"}),
     Case("flood", "a bot dislikes every answer, ten a second", flood),
     Case("diverged", "DPO at a learning rate of 2e-2, without the sft term", diverged, {"recipe": runaway}),
@@ -216,10 +218,10 @@ def _lab(case: Case) -> Loop:
     return Loop(folder, None, **given)
 
 
-def _try(case: Case, loop: Loop, prompts: int) -> Outcome:
+def _try(case: Case, loop: Loop) -> Outcome:
     print(f"\n━━ {case.name}: {case.what}", flush=True)
     began = time.monotonic()
-    stopped, where, reason = case.run(loop, prompts)
+    stopped, where, reason = case.run(loop, case.prompts)
     outcome = Outcome(case.name, stopped, where, reason, round(time.monotonic() - began, 1))
     print(_line(outcome), flush=True)
     return outcome
@@ -229,7 +231,7 @@ def _line(one: Outcome) -> str:
     return f"{'stopped' if one.stopped else 'NOT STOPPED':12}{one.case:11}{one.where}: {one.reason}"
 
 
-def _run(cases: list[Case], prompts: int) -> list[Outcome]:
+def _run(cases: list[Case]) -> list[Outcome]:
     """Every case, those that leave nothing behind on one lab."""
     outcomes: list[Outcome] = []
     loop: Loop | None = None
@@ -238,7 +240,7 @@ def _run(cases: list[Case], prompts: int) -> list[Outcome]:
             if loop is not None and case.alone:
                 loop = _close(loop)
             loop = loop or _lab(case)
-            outcomes.append(_try(case, loop, prompts))
+            outcomes.append(_try(case, loop))
             if case.alone:
                 loop = _close(loop)
     finally:
@@ -257,10 +259,9 @@ def main() -> int:
     """Try the cases; 1 where one of them was not stopped."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--case", action="append", choices=[case.name for case in CASES])
-    parser.add_argument("--prompts", type=int, default=150)
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    outcomes = _run([case for case in CASES if args.case is None or case.name in args.case], args.prompts)
+    outcomes = _run([case for case in CASES if args.case is None or case.name in args.case])
     print("\n" + "\n".join(_line(one) for one in outcomes))
     if args.json:
         args.json.write_text(json.dumps([asdict(one) for one in outcomes], indent=1) + "\n")
