@@ -38,14 +38,15 @@ def main() -> None:
         folder = Path(name)
         store = stock(folder / "cache", tools)
         link_converters(store.root, source)
-        lab, ollama = Lab.create(folder / "lab", "loopback", 2, cache=folder / "cache"),
-        Server(folder / "ollama")
+        lab = Lab.create(folder / "lab", "loopback", 2, cache=folder / "cache")
+        ollama = Server(_made(folder / "ollama"))
         try:
             lab.start()
             swarm = Swarm(lab, ollama)
             text = swarm.paths.inventory.read_text().splitlines()
             swarm.paths.inventory.write_text("\n".join(  # the Ollama host alone
-                line for line in text if "worlock" not in line and "llamacpp" not in line) + "\n")
+                line for line in text if not any(word in line for word in ("worlock", "llamacpp", "roles:")))
+                + "\n")
             swarm.run("up")
             hand = [by_hand(swarm, folder, tools, source, number) for number in range(runs)]
             ours = [by_deploy(swarm, folder, number) for number in range(runs)]
@@ -54,6 +55,11 @@ def main() -> None:
             ollama.process.wait(30)
             lab.wipe()
     show(hand, ours)
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir()
+    return folder
 
 
 def weights(folder: Path, name: str, number: int) -> Path:
@@ -69,7 +75,7 @@ def weights(folder: Path, name: str, number: int) -> Path:
 def by_hand(swarm, folder: Path, tools: Path, source: Path, number: int) -> dict[str, float]:
     taken, model = {}, weights(folder, "hand", number)
     environ = {**os.environ, "PYTHONPATH": str(source / "gguf-py"), "CUDA_VISIBLE_DEVICES": ""}
-    host = ("-F", str(swarm.lab.ssh_config))
+    host = ("-F", str(swarm.lab.ssh_config), "-o", f"UserKnownHostsFile={swarm.paths.known_hosts}")
     steps = {
         "convert": (sys.executable, source / "convert_hf_to_gguf.py", model, "--outtype", "f16", "--outfile",
                     model / "f16.gguf"),
