@@ -24,7 +24,7 @@ from swarmctl.lab.lab import Lab
 from swarmctl.shipped import shipped_model
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
-KIND = "Q4_0"
+KIND = "Q8_0"
 
 
 def main() -> None:
