@@ -145,8 +145,9 @@ def _leave(desk: Desk, model: str, release: str) -> None:
 def _told(seen: Votes, name: str) -> str:
     if not seen.wins + seen.losses:
         return f"{name}: nobody has said anything decisive yet"
+    when = f" after the first {seen.at} that were decisive" if seen.at else ""
     return (f"{name}: {seen.wins} for the canary, {seen.losses} against it, {seen.ties} ties; evidence "
-            f"{seen.better:.3g} to 1 that it is better, {seen.worse:.3g} to 1 that it is worse")
+            f"{seen.better:.3g} to 1 that it is better, {seen.worse:.3g} to 1 that it is worse{when}")
 
 
 def _risen(how: Standing, model: str, release: str | None) -> Release:
