@@ -6,7 +6,7 @@ under data_dir, and Ollama models called after the hash of their weights. What a
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.dispatch.habits import last_used
@@ -88,11 +88,13 @@ def waste(yard: Yard,
     if known.problems:
         raise SwarmError("; ".join(known.problems),
                          hint="until that is mended nothing can be called unwanted")
+    kept = yard.kept or yard.inventory
     for host, stock in yard.stocks(yard.chosen(only)):
         if isinstance(stock, SwarmError):
             yield host, stock
         else:
-            yield host, (stock, tuple(one for one in holdings(stock, yard.kept or yard.inventory, known)
+            there = holdings(replace(stock, host=kept.host(host.name)), kept, known)
+            yield host, (stock, tuple(one for one in there
                                       if one.ours and not one.wanted and not one.loaded and not one.used_by))
 
 
