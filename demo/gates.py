@@ -34,8 +34,6 @@ if TYPE_CHECKING:
     from swarmctl.paths import Paths
 
 ROOT = Path(__file__).resolve().parent.parent
-#: a round's last stage that ended → the one that refused
-REFUSED = {"begin": "build", "build": "train", "train": "deploy"}
 BOT = "bot"
 #: seconds between two ratings of the bot
 HASTE = 0.1
@@ -173,9 +171,8 @@ def _built(loop: Loop) -> dict[str, Any]:
 def _ended(loop: Loop) -> tuple[bool, str, str]:
     """How round 1 ended. Stopped: it is over, and the inventory's own weights serve as before."""
     found = loop.round(1)
-    where = REFUSED.get(found["stage"], found["stage"]) if found["status"] == "refused" else found["stage"]
     over = found["status"] in ("refused", "kept", "rolled back")
-    return over and _untouched(loop), f"{where}: {found['status']}", "; ".join(found["reasons"])
+    return over and _untouched(loop), f"{found['stage']}: {found['status']}", "; ".join(found["reasons"])
 
 
 def _deployed(loop: Loop, source: Path) -> tuple[bool, str, str]:

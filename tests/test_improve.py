@@ -100,7 +100,7 @@ def paths(tmp_path) -> Paths:
     return made
 
 
-def rate(paths: Paths, count: int, start: int = 0) -> None:
+def rate(paths: Paths, count: int, start: int = 0, terminal: str | None = None) -> None:
     for number in range(start, start + count):
         exchange = f"{number:0>16}"
         append(paths.journal, {
@@ -109,7 +109,8 @@ def rate(paths: Paths, count: int, start: int = 0) -> None:
             "messages": [{"role": "user", "content": f"q{number}"}], "answer": "a", "finish": "stop"})
         append(paths.journal, {
             "v": 1, "kind": "rating", "id": f"r{number:0>15}", "at": "2026-11-20T10:01:00Z", "model": "m",
-            "digest": "d", "exchange": exchange, "category": "routine", "score": 1.0, "terminal": "t"})
+            "digest": "d", "exchange": exchange, "category": "routine", "score": 1.0,
+            "terminal": terminal or f"t{number}"})
 
 
 NOW = 1_795_500_000.0
@@ -259,6 +260,14 @@ def test_a_torn_line_of_the_record_is_passed_over(paths) -> None:
     file = paths.journal / "rounds.jsonl"
     file.write_text('garbage\n{"kind": "round"}\n' + file.read_text() + '\n{"kind": "rou')
     assert go(paths, steps).round.status == "promoted"
+
+
+def test_a_flood_of_votes_begins_no_round(paths) -> None:
+    more = replace(UNSIGNED, labels=20)
+    rate(paths, 30, start=100, terminal="a bot")
+    assert not go(paths, Recorded(), more, dry_run=True).due.go
+    rate(paths, 30, start=200)
+    assert go(paths, Recorded(), more, dry_run=True).due.go
 
 
 def test_only_models_with_a_policy_are_improved() -> None:

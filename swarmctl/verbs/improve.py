@@ -15,6 +15,7 @@ from swarmctl.fleet.locks import local_lock
 from swarmctl.learning.approval import wilson
 from swarmctl.learning.labels import new_since, standing
 from swarmctl.learning.policy import HOUR, WEEK, Due, Seen, due
+from swarmctl.learning.raters import floods
 from swarmctl.ledger import rounds
 from swarmctl.ledger.labels import read_labels
 
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 LOCK_WAIT = 5.0
 #: ratings that count as lately, and the least before them, for a drop to be seen
 LATELY, BEFORE = 50, 50
+#: the last stage that ended → the one that is under way
+FOLLOWING = dict(zip(rounds.STAGES, (*rounds.STAGES[1:], "end"), strict=True))
 
 
 class Refused(SwarmError):
@@ -143,7 +146,8 @@ def _begin(paths: Paths, model: str, found: Due, now: float) -> Round:
 
 def _due(paths: Paths, model: str, policy: ImproveWish, drift: str | None, now: float) -> Due:
     past = [one for one in rounds.read(paths) if one.model == model]
-    labels = read_labels(paths)
+    everything = read_labels(paths)
+    labels = everything.without({vote for flood in floods(everything) for vote in flood.votes})
     of_model = {answer for answer, found in labels.answers.items() if found.model == model}
     until = next((str(one.details["until"]) for one in reversed(past) if one.details.get("until")), "")
     mine = labels.without({one.id for one in labels.said if not _about(one, of_model)})
@@ -271,4 +275,4 @@ class _Runner:
     def _refuse(self, one: Round, exc: Refused) -> Round:
         if "release" in one.details:
             self.steps.retire(one.model, str(one.details["release"]), {"reasons": [exc.message]})
-        return self._note(one, one.stage, "refused", reasons=(exc.message,))
+        return self._note(one, FOLLOWING[one.stage], "refused", reasons=(exc.message,))
