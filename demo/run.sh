@@ -115,6 +115,10 @@ run swarmctl log
 run swarmctl log sql "select e.model, e.category, count(*) as answers, round(avg(score), 2) as score
   from exchanges e left join ratings r on r.exchange = e.id group by all order by all"
 
+title "What a person reads once a week, and signs"
+run swarmctl review
+say "With enough ratings, swarmctl improve trains a better model of them, and a canary proves it: make loop shows that."
+
 title "And back to nothing"
 run swarmctl down
 run swarmctl lab down --wipe
