@@ -55,7 +55,7 @@ def test_a_round_of_one_sided_ratings_ends_at_its_build(paths):
     said = []
     found = improve(paths, "small", ImproveWish(recipe="tiny-kto", labels=5, cooldown_hours=0), steps,
                     drift=None, clock=lambda: NOW, say=said.append)
-    assert (found.round.stage, found.round.status) == ("begin", "refused")
+    assert (found.round.stage, found.round.status) == ("build", "refused")
     assert found.round.reasons == ("20 answers are liked and 0 disliked: too one-sided for KTO",)
     assert [event.status for event in rounds.read(paths)[0].events] == ["open", "refused"]
     assert not paths.datasets.exists()
