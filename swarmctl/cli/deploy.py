@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import getpass
 import json
-import socket
 import sys
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarmctl.errors import SomeHostsFailed, SwarmError
+from swarmctl.fleet.person import who
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -133,15 +132,6 @@ def roll_back_model(context: Context, model: str, reason: str, *, as_json: bool)
     with desk(context, quiet=as_json) as at:
         done = verb.rollback(at, model, reason=reason)
     show_change(done, as_json=as_json)
-
-
-def who() -> str:
-    """Who does it: user@machine."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a process of a user without a name
-        user = "unknown"
-    return f"{user}@{socket.gethostname()}"
 
 
 @contextmanager

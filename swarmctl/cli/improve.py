@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swarmctl.cli.deploy import bring_up, desk, showing, who
+from swarmctl.cli.deploy import bring_up, desk, showing
 from swarmctl.errors import JobFailed, RecipeError, SwarmError, Unfit
+from swarmctl.fleet.person import who
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

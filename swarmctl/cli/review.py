@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from swarmctl.fleet.person import who
 
 if TYPE_CHECKING:
     from swarmctl.cli.context import Context
@@ -64,13 +65,6 @@ def reject(ctx: typer.Context, round_id: Round, comment: Comment = "",
            as_json: Annotated[bool, AS_JSON] = False) -> None:
     """Refuse a round: its release is taken away at the next `swarmctl improve`."""
     _sign(ctx.obj, round_id, comment, approve=False, as_json=as_json)
-
-
-def who() -> str:
-    """The person at this machine, as decisions are signed."""
-    import getpass
-
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def _topics(context: Context) -> list[dict[str, Any]]:

@@ -7,12 +7,12 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.habits import read_habits
+from swarmctl.dispatch.reach import endpoint, open_way
 from swarmctl.errors import SwarmError
 from swarmctl.exchange import CATEGORIES
 from swarmctl.fleet.snapshot import Fleet, read_fleet
 from swarmctl.ledger.scores import scores
 from swarmctl.routing.cost import Candidate, Tariff
-from swarmctl.runtimes.base import Endpoint
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from swarmctl.fleet.snapshot import HostEntry, Served
     from swarmctl.paths import Paths
+    from swarmctl.runtimes.base import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,23 +42,12 @@ class Swarm:
 
     def endpoint(self, candidate: Candidate) -> Endpoint:
         """Where a candidate's HTTP is; the tunnel behind it may be cold."""
-        if self.host(candidate.host).ssh == "local":
-            return Endpoint(port=candidate.port, model=candidate.tag or candidate.model)
-        from swarmctl.fleet.tunnels import socket_path
-
-        near = socket_path(self.paths, candidate.host, candidate.port)
-        return Endpoint(socket=str(near), model=candidate.tag or candidate.model)
+        called = candidate.tag or candidate.model
+        return endpoint(self.paths, self.host(candidate.host), candidate.port, called)
 
     def open(self, candidate: Candidate) -> None:
         """Warm the tunnel to a candidate. Raises RemoteError."""
-        entry = self.host(candidate.host)
-        if entry.ssh == "local":
-            return
-        from swarmctl.fleet.tunnels import open_tunnel
-
-        open_tunnel(self.paths, host_name=entry.name, ssh=entry.ssh,
-                    ports=[served.port for served in entry.served], ssh_config=self.fleet.ssh_config,
-                    connect_timeout=entry.connect_timeout)
+        open_way(self.paths, self.fleet, self.host(candidate.host))
 
 
 def read_swarm(paths: Paths, inventory: Path, say: Callable[[str], None]) -> Swarm | None:

@@ -12,9 +12,9 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
+from swarmctl.dispatch.reach import endpoint, open_way
 from swarmctl.errors import RemoteError, RequestRejected, ServerError, ServerUnavailable, SwarmError
 from swarmctl.fleet.standing import read_aside
-from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.http import TunnelDown
 from swarmctl.runtimes.named import embedder
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from swarmctl.fleet.snapshot import Fleet, HostEntry, Served
     from swarmctl.paths import Paths
+    from swarmctl.runtimes.base import Endpoint
     from swarmctl.runtimes.embedding import Embedded
 
 CONNECT_TIMEOUT = 5.0
@@ -81,7 +82,7 @@ class ServerLane:
         except TunnelDown:
             if self.entry.ssh == "local":
                 raise
-            self._open()
+            open_way(self.paths, self.fleet, self.entry)
             return self._ask(texts)
 
     def check(self) -> None:
@@ -97,19 +98,7 @@ class ServerLane:
                                                    timeout=PATIENCE + SLACK * expected)
 
     def _endpoint(self) -> Endpoint:
-        if self.entry.ssh == "local":
-            return Endpoint(port=self.served.port, model=self.served.called)
-        from swarmctl.fleet.tunnels import socket_path
-
-        near = socket_path(self.paths, self.entry.name, self.served.port)
-        return Endpoint(socket=str(near), model=self.served.called)
-
-    def _open(self) -> None:
-        from swarmctl.fleet.tunnels import open_tunnel
-
-        open_tunnel(self.paths, host_name=self.entry.name, ssh=self.entry.ssh,
-                    ports=[one.port for one in self.entry.served], ssh_config=self.fleet.ssh_config,
-                    connect_timeout=self.entry.connect_timeout)
+        return endpoint(self.paths, self.entry, self.served.port, self.served.called)
 
 
 def server_lanes(paths: Paths, fleet: Fleet) -> tuple[ServerLane, ...]:

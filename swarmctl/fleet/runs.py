@@ -6,10 +6,8 @@ The truth of a run lies on its host (see fleet.jobs); this says where that is.
 
 from __future__ import annotations
 
-import getpass
 import json
 import secrets
-import socket
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -18,6 +16,7 @@ from swarmctl.atomic import write_whole
 from swarmctl.errors import UsageError
 from swarmctl.exchange import RECORD_VERSION, new_id
 from swarmctl.fleet import jobs
+from swarmctl.fleet.person import who
 from swarmctl.fleet.standing import read_aside, set_aside, take_back
 from swarmctl.ledger import journal
 
@@ -60,11 +59,6 @@ def run_id(recipe: str, now: float) -> str:
     """A name for a run that begins now (seconds since 1970): recipe, day and six characters."""
     day = datetime.fromtimestamp(now, UTC).strftime("%Y%m%d")
     return f"{recipe}-{day}-{new_id(int(now * 1000), secrets.randbits(30))[-6:]}"
-
-
-def who() -> str:
-    """The person and machine that act."""
-    return f"{getpass.getuser()}@{socket.gethostname()}"
 
 
 def at(now: float) -> str:

@@ -6,14 +6,13 @@ it goes where they go. The last line of a runtime says what is in force (see run
 
 from __future__ import annotations
 
-import getpass
 import json
-import socket
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from swarmctl.fleet.host_shell import on_host
+from swarmctl.fleet.person import who
 
 if TYPE_CHECKING:
     from swarmctl.facts import VersionChange
@@ -25,7 +24,7 @@ WRITE_LIMIT = 60.0
 def write_change(remote: Remote, data_dir: str, change: VersionChange) -> VersionChange:
     """Append a change, with who made it and when. Raises RemoteErrors."""
     made = replace(change, at=datetime.now(UTC).isoformat(timespec="seconds"),
-                   by=f"{getpass.getuser()}@{socket.gethostname()}")
+                   by=who())
     on_host(remote, "version", data_dir, payload=json.dumps(asdict(made)).encode() + b"\n",
             timeout=WRITE_LIMIT)
     return made

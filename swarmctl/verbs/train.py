@@ -16,10 +16,11 @@ from swarmctl.errors import CommandFailed, SwarmError, Unfit, UsageError
 from swarmctl.fleet import jobs
 from swarmctl.fleet.converter import converter
 from swarmctl.fleet.convertible import convertible
+from swarmctl.fleet.person import who
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.remote import connect
-from swarmctl.fleet.runs import Run, at, finished, keep_aside, keep_run, record, run_id, who
+from swarmctl.fleet.runs import Run, at, finished, keep_aside, keep_run, record, run_id
 from swarmctl.fleet.store import Store
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.train_env import SIZE, training_python
