@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
 from swarmctl.errors import SwarmError
+from swarmctl.routing.policy import Policy
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -88,6 +89,7 @@ class Fleet:
     value_of_time: float
     cost_of_bad_answer: float
     hosts: tuple[HostEntry, ...]
+    routing: Policy = field(default_factory=Policy)
 
 
 def write_fleet(path: Path, fleet: Fleet) -> None:
@@ -113,7 +115,7 @@ def _fleet(raw: dict[str, Any]) -> Fleet:
     if raw.pop("version") != SNAPSHOT_VERSION:
         raise KeyError("version")
     hosts = tuple(_host(entry) for entry in raw.pop("hosts"))
-    return Fleet(hosts=hosts, **raw)
+    return Fleet(hosts=hosts, routing=Policy(**raw.pop("routing", {})), **raw)
 
 
 def _host(raw: dict[str, Any]) -> HostEntry:

@@ -23,6 +23,7 @@ from swarmctl.inventory.wishes import (
     ModelWish,
     OllamaWish,
     Placement,
+    RoutingWish,
     TrainWish,
 )
 
@@ -73,6 +74,7 @@ def _inventory(raw: dict[str, Any], source: str) -> Inventory:
         hosts=tuple(_host(name, entry, energy, models) for name, entry in raw["hosts"].items()),
         models=models,
         source=source,
+        routing=RoutingWish(**raw.get("routing", {})),
         **{key: raw[key] for key in PLAIN if key in raw},
     )
 

@@ -283,6 +283,17 @@ HOST_ENERGY = Record("host_energy", "a mapping that says what a host draws", (
     Key("currency", _currency.kind, "The currency of `price`.", "energy.currency"),
 ), nothing=True)
 
+ROUTING = Record("routing", "a mapping that says what the router may do", (
+    Key("explore", Number("a share from 0 to 1", "0.03", 0, 1),
+        "Share of questions that may be spent on learning which model is good; 0 switches it off.", "0.03"),
+    Key("cascade", Truth(), "Whether a small model may be asked first, and a larger one where it is unsure.",
+        "true"),
+    Key("hedge", Truth(), "Whether an idle host is asked too where the first is unusually late.", "true"),
+    Key("queue", Whole("a whole number of questions", "64", 0, 1_000_000),
+        "Most questions that wait for a free slot; more are refused.", "64"),
+    Key("queue_seconds", Number("seconds", "60", 0, 86400), "The longest that one waits for a slot.", "60"),
+), nothing=True)
+
 HOST = Record("host", "a mapping that describes a machine", (
     Key("ssh", Text("an SSH alias, [user@]address[:port], or local", "me@10.0.0.7:22", SSH, 255),
         "How to reach it: an alias of ~/.ssh/config (all of its settings hold), `[user@]address[:port]`, or "
@@ -335,6 +346,7 @@ INVENTORY = Record("inventory", "a mapping with version, models and hosts", (
         "What one bad answer costs, in seconds of a person's time.", "60"),
     Key("energy", Record("energy", "a mapping with price and currency", (_price, _currency), nothing=True),
         "The price of electricity for all hosts."),
+    Key("routing", ROUTING, "What the router may do beyond taking the cheapest that is likely good enough."),
     Key("models", Table("a mapping of models", _model_name, MODEL), "The models the swarm knows, by name.",
         "none"),
     Key("hosts", Table("a mapping of hosts", _host_name, HOST, least=1), "The machines, by name.",

@@ -196,6 +196,22 @@ class Host:
 
 
 @dataclass(frozen=True, slots=True)
+class RoutingWish:
+    """What the router may do beyond taking the cheapest that is likely good enough.
+
+    `explore` is the share of questions, 0 to 1, that may be spent on learning; `cascade` allows a small model
+    to be asked first, `hedge` a second request to an idle host where the first is late. At most `queue`
+    questions wait for a free slot, each at most `queue_seconds`.
+    """
+
+    explore: float = 0.03
+    cascade: bool = True
+    hedge: bool = True
+    queue: int = 64
+    queue_seconds: float = 60.0
+
+
+@dataclass(frozen=True, slots=True)
 class Inventory:
     """All wishes. `ssh_config` replaces ~/.ssh/config (like `ssh -F`); `airgap` is a folder to take runtimes
     from. `between_hosts` says how hosts may give each other weights: see BETWEEN_HOSTS and docs/models.md.
@@ -212,6 +228,7 @@ class Inventory:
     between_hosts: str = "auto"
     value_of_time: float = 30.0
     cost_of_bad_answer: float = 60.0
+    routing: RoutingWish = field(default_factory=RoutingWish)
 
     def host(self, name: str) -> Host:
         """The host of that name; KeyError where there is none."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from hashlib import sha256
@@ -34,6 +34,7 @@ from swarmctl.fleet.snapshot import Fleet, HostEntry, read_fleet, write_fleet
 from swarmctl.fleet.store import Store, resolve_model
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.warm import warm
+from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.base import Want
 from swarmctl.runtimes.plans import host_notes, plan_host
 
@@ -268,4 +269,5 @@ def _fleet(inventory: Inventory, path: Path, entries: dict[str, HostEntry],
         inventory=str(path.absolute()), inventory_sha256=sha256(path.read_bytes()).hexdigest(),
         written=datetime.now(UTC).isoformat(timespec="seconds"), ssh_config=inventory.ssh_config,
         value_of_time=inventory.value_of_time, cost_of_bad_answer=inventory.cost_of_bad_answer,
+        routing=Policy(**asdict(inventory.routing)),
         hosts=tuple(merged[host.name] for host in inventory.hosts if host.name in merged))

@@ -1,0 +1,1 @@
+"""OpenAI-, Ollama- and Anthropic-compatible HTTP over the very ask path that `swarmctl ask` takes."""
