@@ -139,5 +139,15 @@ class NoCandidate(SwarmError):
     """No (host, model) pair can take this request; the message says why for each."""
 
 
+class Busy(SwarmError):
+    """Every slot is taken and the queue is full, or waiting took too long. `retry_after` is in how many
+    seconds asking again is likely to find a slot."""
+
+    def __init__(self, message: str, *, retry_after: float, host: str | None = None,
+                 hint: str | None = None) -> None:
+        super().__init__(message, host=host, hint=hint)
+        self.retry_after = retry_after
+
+
 class LedgerError(SwarmError):
     """The journal could not be written or read. What was asked has not been recorded."""

@@ -78,12 +78,16 @@ class Cancelled(KeyboardInterrupt):
 
 
 def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
-           clock: Callable[[], float] = time.time) -> Outcome:
-    """Answer a request. Raises Cancelled on Ctrl-C, with the outcome so far; RequestRejected where every host
-    would refuse; any other failure of all candidates ends in an Outcome with finish `error`."""
+           clock: Callable[[], float] = time.time, *, watch: Callable[[Chunk], None] | None = None) -> Outcome:
+    """Answer a request. `watch` sees every chunk before the sink does; what it raises closes the stream,
+    which stops the server's work, and goes on to the caller.
+
+    Raises Cancelled on Ctrl-C, with the outcome so far; RequestRejected where every host would refuse; any
+    other failure of all candidates ends in an Outcome with finish `error`.
+    """
     attempts: list[Attempt] = []
     for number, price in enumerate(route.prices):
-        run = _Run(swarm, price, ask, sink, tuple(attempts))
+        run = _Run(swarm, price, ask, sink, tuple(attempts), watch)
         try:
             outcome = run.stream()
         except (RemoteError, ServerError) as exc:
@@ -105,12 +109,13 @@ class _Run:
     """One attempt on one candidate."""
 
     def __init__(self, swarm: Swarm, price: Price, ask: ChatRequest, sink: Sink,
-                 attempts: tuple[Attempt, ...]) -> None:
+                 attempts: tuple[Attempt, ...], watch: Callable[[Chunk], None] | None) -> None:
         self.swarm = swarm
         self.price = price
         self.ask = ask
         self.sink = sink
         self.attempts = attempts
+        self.watch = watch
         self.tokens = 0
         self.pieces: list[str] = []
         self.calls: list[ToolCall] = []
@@ -122,6 +127,8 @@ class _Run:
         try:
             with in_flight(self.swarm.paths, self.price.candidate), closing(self._chunks()) as chunks:
                 for last in chunks:
+                    if self.watch:
+                        self.watch(last)
                     self._take(last)
         except KeyboardInterrupt as exc:
             raise Cancelled(self._outcome("cancelled", Timings())) from exc
