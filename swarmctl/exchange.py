@@ -7,6 +7,7 @@ swarmctl passes tool calls through and runs none: a `ToolCall` goes out, its res
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
@@ -42,17 +43,43 @@ class ToolCall:
 @dataclass(frozen=True, slots=True)
 class Message:
     """One turn of a conversation. An assistant's may hold `tool_calls`; one of role tool is the result of the
-    call `tool_call_id` of the function `name`."""
+    call `tool_call_id` of the function `name`. `images` are data URLs (data:image/png;base64,…)."""
 
     role: Literal["system", "user", "assistant", "tool"]
     content: str
     tool_calls: tuple[ToolCall, ...] = ()
     tool_call_id: str | None = None
     name: str | None = None
+    images: tuple[str, ...] = ()
 
     def to_record(self) -> dict[str, Any]:
-        """As part of a journal's row: what is not set is left out."""
-        return {key: value for key, value in asdict(self).items() if value or key in ("role", "content")}
+        """As part of a journal's row: what is not set is left out, and of an image only its type, hash and
+        size are kept."""
+        said = {key: value for key, value in asdict(self).items() if value or key in ("role", "content")}
+        return said | ({"images": [image_record(one) for one in self.images]} if self.images else {})
+
+
+def image_record(url: str) -> dict[str, Any]:
+    """What is remembered of an image: its media type, and the hash and length of its base64 text."""
+    kind, _, text = url.removeprefix("data:").partition(";base64,")
+    return {"type": kind, "base64_sha256": hashlib.sha256(text.encode()).hexdigest(),
+            "bytes": len(text) * 3 // 4 - text.count("=")}
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn, beside temperature and seed. None means the server's default."""
+
+    top_p: float | None = None
+    top_k: int | None = None
+    min_p: float | None = None
+    presence_penalty: float | None = None
+    frequency_penalty: float | None = None
+    repeat_penalty: float | None = None
+
+    def params(self) -> dict[str, Any]:
+        """Those that are set."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +89,7 @@ class ChatRequest:
 
     `tools` are function definitions in OpenAI's form ({"type": "function", "function": {name, description,
     parameters}}). `tool_choice` is auto, none, required or the name of the one that must be called.
+    `logprobs` asks for the log-probability of every token; a server that cannot tell them answers without.
     """
 
     messages: tuple[Message, ...]
@@ -72,17 +100,19 @@ class ChatRequest:
     stop: tuple[str, ...] = ()
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | None = None
+    logprobs: bool = False
 
     def params(self) -> dict[str, Any]:
         """The parameters as recorded with the exchange: everything but the messages, without the unset
         ones."""
         found = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed,
                  "schema": self.schema, "stop": list(self.stop) or None, "tools": list(self.tools) or None,
-                 "tool_choice": self.tool_choice}
-        return {key: value for key, value in found.items() if value is not None}
+                 "tool_choice": self.tool_choice, "logprobs": self.logprobs or None,
+                 "top_logprobs": self.top_logprobs, "think": self.think, "raw": self.raw or None}
+        return {key: value for key, value in found.items() if value is not None} | self.sampling.params()
 
     def characters(self) -> int:
-        """The length of all that the model reads: messages, calls and the definitions of tools."""
+        """The length of all the text that the model reads: messages, calls and the definitions of tools."""
         said = sum(len(turn.content) + sum(len(call.name) + len(call.arguments) for call in turn.tool_calls)
                    for turn in self.messages)
         return said + (len(json.dumps(self.tools)) if self.tools else 0)
@@ -105,10 +135,13 @@ class Timings:
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a streamed answer. The last one, and only it, has `finish`. `tool_calls` are whole: each is
-    sent once, as soon as its arguments are complete."""
+    sent once, as soon as its arguments are complete. `logprob` is the natural logarithm of the model's own
+    probability of this piece, before temperature (of its tokens' sum, where it has several); `rival` that of
+    the likeliest other token in its first token's place."""
 
     text: str = ""
     logprob: float | None = None
+    rival: float | None = None
     finish: Finish | None = None
     timings: Timings | None = None
     tool_calls: tuple[ToolCall, ...] = ()

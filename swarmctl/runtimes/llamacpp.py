@@ -15,6 +15,7 @@ from swarmctl.errors import ContextExceeded, RequestRejected, ServerUnavailable,
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
+from swarmctl.runtimes.logprobs import BEST, read_logprobs
 from swarmctl.runtimes.toolcalls import CHOICES, Gathered, named, openai_message, refuse_schema
 
 if TYPE_CHECKING:
@@ -108,6 +109,8 @@ def _body(ask: ChatRequest) -> dict[str, Any]:
         body["stop"] = list(ask.stop)
     if ask.schema is not None:
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": ask.schema}}
+    if ask.logprobs and not ask.tools:  # with tools llama-server refuses to stream them
+        body |= {"logprobs": True, "top_logprobs": BEST}
     return body | _tools(ask)
 
 
@@ -150,7 +153,8 @@ def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
         calls = (*gathered.add(deltas), *(gathered.rest(cut=finish == "length") if reason else ()))
         if text or calls:
             tokens += 1
-            yield Chunk(text=text, tool_calls=calls)
+            logprob, rival = read_logprobs(_logprobs(event))
+            yield Chunk(text=text, logprob=logprob, rival=rival, tool_calls=calls)
     if finish is None:
         raise _broken(tokens, "the stream ended without its closing record")
     yield Chunk(finish=finish, timings=timings)
@@ -188,6 +192,11 @@ def _delta(event: Mapping[str, Any]) -> tuple[str, list[Any], str | None]:
     delta = choices[0].get("delta") or {}
     text = delta.get("content") or delta.get("reasoning_content") or ""
     return text, delta.get("tool_calls") or [], choices[0].get("finish_reason")
+
+
+def _logprobs(event: Mapping[str, Any]) -> Any:  # noqa: ANN401  whatever the server says
+    said = (event.get("choices") or [{}])[0].get("logprobs")
+    return said.get("content") if isinstance(said, dict) else None
 
 
 def _broken(tokens: int, why: str) -> ServerUnavailable | StreamBroken:

@@ -18,6 +18,7 @@ from swarmctl.errors import RequestRejected, ServerUnavailable, StreamBroken, Un
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
+from swarmctl.runtimes.logprobs import BEST, read_logprobs
 from swarmctl.runtimes.toolcalls import ollama_calls, ollama_message
 
 if TYPE_CHECKING:
@@ -126,6 +127,8 @@ def _body(endpoint: Endpoint, ask: ChatRequest) -> dict[str, Any]:
     }
     if ask.schema is not None:
         body["format"] = ask.schema
+    if ask.logprobs:
+        body |= {"logprobs": True, "top_logprobs": BEST}
     if ask.tools and ask.tool_choice != "none":
         if ask.tool_choice not in (None, "auto"):
             raise Unsupported(f"Ollama leaves it to the model whether it calls a tool; {ask.tool_choice!r} "
@@ -154,7 +157,8 @@ def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
         if text or calls:
             tokens, called = tokens + 1, called or bool(calls)
             reply.patience(token_timeout)
-            yield Chunk(text=text, tool_calls=calls)
+            logprob, rival = read_logprobs(event.get("logprobs"))
+            yield Chunk(text=text, logprob=logprob, rival=rival, tool_calls=calls)
         if event.get("done"):
             finish = FINISH.get(str(event.get("done_reason")), "stop")
             yield Chunk(finish="tool_calls" if called and finish == "stop" else finish,
