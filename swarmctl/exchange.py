@@ -89,7 +89,10 @@ class ChatRequest:
 
     `tools` are function definitions in OpenAI's form ({"type": "function", "function": {name, description,
     parameters}}). `tool_choice` is auto, none, required or the name of the one that must be called.
-    `logprobs` asks for the log-probability of every token; a server that cannot tell them answers without.
+    `logprobs` asks for the log-probability of every token, `top_logprobs` for so many alternatives besides; a
+    server that cannot tell them answers without. `think` is whether a model that can reason does so first, or
+    how hard (low, medium, high). With `raw` there is one message, and the model goes on from its text without
+    a chat template. A last message of the assistant is the answer's beginning, which the model goes on from.
     """
 
     messages: tuple[Message, ...]
@@ -101,6 +104,10 @@ class ChatRequest:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | None = None
     logprobs: bool = False
+    top_logprobs: int | None = None
+    sampling: Sampling = Sampling()
+    think: bool | str | None = None
+    raw: bool = False
 
     def params(self) -> dict[str, Any]:
         """The parameters as recorded with the exchange: everything but the messages, without the unset
@@ -133,11 +140,21 @@ class Timings:
 
 
 @dataclass(frozen=True, slots=True)
+class Token:
+    """A token of an answer, the natural logarithm of its probability, and the likeliest ones at its place."""
+
+    text: str
+    logprob: float
+    top: tuple[tuple[str, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Chunk:
     """A piece of a streamed answer. The last one, and only it, has `finish`. `tool_calls` are whole: each is
     sent once, as soon as its arguments are complete. `logprob` is the natural logarithm of the model's own
     probability of this piece, before temperature (of its tokens' sum, where it has several); `rival` that of
-    the likeliest other token in its first token's place."""
+    the likeliest other token in its first token's place. `tokens` says the same token by token. `thought` is
+    reasoning that comes before the answer."""
 
     text: str = ""
     logprob: float | None = None
@@ -145,6 +162,8 @@ class Chunk:
     finish: Finish | None = None
     timings: Timings | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    tokens: tuple[Token, ...] = ()
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
