@@ -61,7 +61,7 @@ class Clinic(Cli):
         for command in finding["mend"].partition("    #")[0].split(" && "):
             words = shlex.split(command)
             if words[0] == "swarmctl":
-                self.run(*words[1:], *ADDED.get(words[1], ()), *ADDED.get(words[2], ()), limit=250)
+                self.run(*words[1:], *(more for word in words for more in ADDED.get(word, ())), limit=250)
             else:
                 assert words[0] == "ssh", command
                 subprocess.run(("ssh", "-o", known, *words[1:]), check=True, timeout=60, capture_output=True)
