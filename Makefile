@@ -55,8 +55,11 @@ check: dev  ## ruff, mypy, import-linter, deptry
 	lint-imports --no-cache
 	deptry .
 
-tests: dev  ## pytest alone (set ARGS for its arguments)
-	@eval "$$(tests/runtime_env.sh)"; pytest --cov --cov-report=term:skip-covered $(ARGS)
+# Most tests wait for servers and not for the processor: one worker more than there are cores, at most eight.
+WORKERS = $(shell n=$$(($$(getconf _NPROCESSORS_ONLN) + 1)); echo $$((n < 8 ? n : 8)))
+
+tests: dev  ## pytest alone (set ARGS for its arguments, WORKERS=0 for one process)
+	@tests/run.sh $(WORKERS) $(ARGS)
 
 system:
 	@demo/system.sh sshd ip
