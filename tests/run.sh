@@ -6,7 +6,8 @@ set -uo pipefail
 
 workers=$1
 shift
-eval "$(tests/runtime_env.sh)"
+environment=$(tests/runtime_env.sh) || exit
+eval "$environment"
 pytest -n "$workers" --dist loadfile --cov --cov-report=term:skip-covered "$@"
 status=$?
 ((status == 1 && workers > 0)) || exit "$status"
