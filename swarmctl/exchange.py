@@ -82,6 +82,9 @@ class Sampling:
         return {key: value for key, value in asdict(self).items() if value is not None}
 
 
+DEFAULT_SAMPLING = Sampling()
+
+
 @dataclass(frozen=True, slots=True)
 class ChatRequest:
     """What is asked of a model. None means the server's default; `schema` is a JSON Schema the answer must
@@ -105,7 +108,7 @@ class ChatRequest:
     tool_choice: str | None = None
     logprobs: bool = False
     top_logprobs: int | None = None
-    sampling: Sampling = Sampling()
+    sampling: Sampling = DEFAULT_SAMPLING
     think: bool | str | None = None
     raw: bool = False
 

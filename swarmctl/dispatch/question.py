@@ -10,7 +10,7 @@ from swarmctl.dispatch.canary import divided, find_way, named
 from swarmctl.dispatch.on_demand import wake_for
 from swarmctl.dispatch.record import fresh_id, record
 from swarmctl.errors import NoCandidate, ServerUnavailable, UsageError
-from swarmctl.exchange import ChatRequest, Message
+from swarmctl.exchange import DEFAULT_SAMPLING, ChatRequest, Message
 from swarmctl.fleet.standing import read_aside
 from swarmctl.ledger.terminal import Last, remember
 from swarmctl.routing.category import Categorised, categorise
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from swarmctl.dispatch.answer import Outcome, Sink
     from swarmctl.dispatch.swarm import Swarm
-    from swarmctl.exchange import Exchange
+    from swarmctl.exchange import Exchange, Sampling
     from swarmctl.routing.cost import Candidate, Route
 
 
@@ -38,7 +38,8 @@ class Attachment:
 class Asked:
     """A question as a person put it. `history` is the conversation so far, `previous` the id of its last
     exchange, and `holder` the (host, model) that answered it and may still hold it in its cache. `results` of
-    tool calls come before the question, which may be empty beside them."""
+    tool calls come before the question, which may be empty beside them. `images` belong to the question.
+    `prefill` is the answer's beginning, where it is given. The rest is as in ChatRequest."""
 
     prompt: str
     attachments: tuple[Attachment, ...] = ()
@@ -57,6 +58,14 @@ class Asked:
     tools: tuple[Mapping[str, Any], ...] = ()
     tool_choice: str | None = None
     results: tuple[Message, ...] = ()
+    images: tuple[str, ...] = ()
+    prefill: str = ""
+    stop: tuple[str, ...] = ()
+    sampling: Sampling = DEFAULT_SAMPLING
+    logprobs: bool = False
+    top_logprobs: int | None = None
+    think: bool | str | None = None
+    raw: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +133,8 @@ def _route(swarm: Swarm, asked: Asked, question: Question, now: float,
 def as_request(asked: Asked) -> ChatRequest:
     """What is sent to the model."""
     return ChatRequest(_messages(asked), asked.max_tokens, asked.temperature, asked.seed, asked.schema,
-                       tools=asked.tools, tool_choice=asked.tool_choice)
+                       asked.stop, asked.tools, asked.tool_choice, asked.logprobs, asked.top_logprobs,
+                       asked.sampling, asked.think, asked.raw)
 
 
 def as_question(asked: Asked, request: ChatRequest) -> tuple[Categorised, Question]:
@@ -141,16 +151,18 @@ def _said(asked: Asked) -> str:
 
 def _messages(asked: Asked) -> tuple[Message, ...]:
     """System first, then the conversation, then results of calls, then the attachments before the question
-    itself."""
+    itself, then what the answer begins with."""
     history = asked.history
     system: tuple[Message, ...] = ()
     if asked.system:
         history = tuple(turn for turn in history if turn.role != "system")
         system = (Message("system", asked.system),)
     parts = [f"{attachment.name}:\n{attachment.text.rstrip()}\n" for attachment in asked.attachments]
-    if asked.results and not asked.prompt and not parts:
-        return (*system, *history, *asked.results)
-    return (*system, *history, *asked.results, Message("user", "\n".join([*parts, asked.prompt])))
+    before = (*system, *history, *asked.results)
+    begun = (Message("assistant", asked.prefill),) if asked.prefill else ()
+    if (asked.results or begun) and not (asked.prompt or parts or asked.images):
+        return (*before, *begun)
+    return (*before, Message("user", "\n".join([*parts, asked.prompt]), images=asked.images), *begun)
 
 
 def _eligible(swarm: Swarm, asked: Asked) -> Sequence[Candidate]:

@@ -13,7 +13,7 @@ from swarmctl.errors import SwarmError
 
 if TYPE_CHECKING:
     from swarmctl.dispatch.question import Answered, Asked
-    from swarmctl.exchange import Attempt, ToolCall
+    from swarmctl.exchange import Attempt, Token, ToolCall
     from swarmctl.routing.cost import Route
 
 
@@ -46,10 +46,19 @@ class Routed:
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Text of the answer; `logprob` where the server gave one."""
+    """Text of the answer, and its tokens' log-probabilities where they were asked for and the server gave
+    them."""
 
     text: str
     logprob: float | None = None
+    tokens: tuple[Token, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """Reasoning that comes before the answer."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +83,7 @@ class Finished:
     answered: Answered
 
 
-Event = Routed | Piece | Called | Restarted | Finished
+Event = Routed | Piece | Thought | Called | Restarted | Finished
 
 
 @dataclass(slots=True)
@@ -82,18 +91,21 @@ class Whole:
     """The events of one turn, put together, for a client that does not stream."""
 
     text: list[str] = field(default_factory=list)
+    thoughts: list[str] = field(default_factory=list)
     calls: list[ToolCall] = field(default_factory=list)
-    logprobs: list[tuple[str, float]] = field(default_factory=list)
+    tokens: list[Token] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
         """Fold one event in; what was said before a restart is void."""
         if isinstance(event, Piece):
             self.text.append(event.text)
-            if event.logprob is not None:
-                self.logprobs.append((event.text, event.logprob))
+            self.tokens.extend(event.tokens)
+        elif isinstance(event, Thought):
+            self.thoughts.append(event.text)
         elif isinstance(event, Called):
             self.calls.append(event.call)
         elif isinstance(event, Restarted):
             self.text.clear()
+            self.thoughts.clear()
             self.calls.clear()
-            self.logprobs.clear()
+            self.tokens.clear()
