@@ -1,7 +1,9 @@
 """HTTP/1.1 to a model server, over a unix socket (the near end of a tunnel) or a loopback port.
 
 The standard library's client, because `ask` must start at once: it imports in a tenth of what httpx takes.
-Closing a `Reply` closes the connection, and a model server stops working for a client that is gone.
+Closing a `Reply` closes the connection, and a model server stops working for a client that is gone. A thread
+that waits for a server is released by another through a `Hangup`. A process that stays keeps idle connections
+(`keeping`): through a tunnel each new one is a round trip.
 """
 
 from __future__ import annotations
@@ -9,7 +11,10 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from contextlib import contextmanager
+import threading
+import time
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +27,10 @@ if TYPE_CHECKING:
 
 #: No line of a stream or body that a healthy server sends is longer; a longer one is not read into memory.
 MAX_BODY = 64 << 20
+#: Idle connections kept to one endpoint and for how many seconds: llama-server hangs up after five.
+IDLE_KEPT, IDLE_SECONDS = 16, 4.0
+#: Seconds in which the end of a body must follow its last word for the connection to be kept.
+DRAIN_SECONDS = 0.05
 
 
 class TunnelDown(ServerUnavailable):
@@ -31,6 +40,63 @@ class TunnelDown(ServerUnavailable):
 
 class Dropped(ServerUnavailable):
     """The connection was closed before a word came: a tunnel that leads nowhere, or a server that died."""
+
+
+class HungUp(KeyboardInterrupt):
+    """Whoever asked is gone (see Hangup). As with Ctrl-C, nothing else is tried."""
+
+
+class Hangup:
+    """Ends, from another thread, the requests that one thread makes within `until(hangup)`: at once, also
+    while it waits for a first token. Requests made afterwards raise HungUp too."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self._lock = threading.Lock()
+        self._open: set[Connection] = set()
+
+    def now(self) -> None:
+        """Hang up. Any thread may call it, any number of times."""
+        with self._lock:
+            self.done = True
+            waiting = tuple(self._open)
+        for connection in waiting:
+            connection.hang_up()
+
+    def check(self) -> None:
+        """Raise HungUp once it is done."""
+        if self.done:
+            raise HungUp
+
+    def add(self, connection: Connection) -> None:
+        """Count a connection among those to be ended."""
+        with self._lock:
+            self.check()
+            self._open.add(connection)
+
+    def drop(self, connection: Connection) -> None:
+        """The connection's request is over."""
+        with self._lock:
+            self._open.discard(connection)
+
+
+_hangup: ContextVar[Hangup | None] = ContextVar("hangup", default=None)
+
+
+@contextmanager
+def until(hangup: Hangup) -> Iterator[None]:
+    """Let `hangup` end what this thread (or context) asks of servers."""
+    token = _hangup.set(hangup)
+    try:
+        yield
+    finally:
+        _hangup.reset(token)
+
+
+def check_hangup() -> None:
+    """Raise HungUp where whoever this thread works for is gone; for whoever waits without a request."""
+    if (hangup := _hangup.get()) is not None:
+        hangup.check()
 
 
 @dataclass(slots=True)
@@ -44,8 +110,16 @@ class Reply:
     def lines(self) -> Iterator[bytes]:
         """Yield the body's lines without their ends. Raises OSError or HTTPException as the connection
         breaks."""
-        while line := self.response.readline(MAX_BODY):
+        while line := self._line():
             yield line.rstrip(b"\r\n")
+        check_hangup()
+
+    def _line(self) -> bytes:
+        try:
+            return self.response.readline(MAX_BODY)
+        except (OSError, http.client.HTTPException):
+            check_hangup()
+            raise
 
     def json(self) -> Any:  # noqa: ANN401  whatever the server says
         """Read the whole body as JSON; None where it is not JSON."""
@@ -56,8 +130,8 @@ class Reply:
 
     def patience(self, seconds: float) -> None:
         """Wait at most this long for each further piece."""
-        if self.connection.sock is not None:
-            self.connection.sock.settimeout(seconds)
+        if self.connection.line is not None:
+            self.connection.line.settimeout(seconds)
 
 
 class Connection(http.client.HTTPConnection):
@@ -66,15 +140,77 @@ class Connection(http.client.HTTPConnection):
     def __init__(self, endpoint: Endpoint, timeout: float) -> None:
         super().__init__("127.0.0.1", endpoint.port or 80, timeout=timeout)
         self.endpoint = endpoint
+        #: the socket, also when http.client has handed it to a response
+        self.line: socket.socket | None = None
+        self.idle_since = 0.0
 
     def connect(self) -> None:
         """Dial the endpoint."""
         if self.endpoint.socket is None:
             super().connect()
-            return
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.endpoint.socket)
+        else:
+            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            self.sock.settimeout(self.timeout)
+            self.sock.connect(self.endpoint.socket)
+        self.line = self.sock
+
+    def hang_up(self) -> None:
+        """End it from another thread: whoever reads it sees its end at once."""
+        with suppress(OSError):
+            if self.line is not None:
+                self.line.shutdown(socket.SHUT_RDWR)
+
+
+class Idle:
+    """Connections that nobody uses, to be used again; a bounded number for a bounded time."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._kept: dict[tuple[str | None, int | None], list[Connection]] = {}
+
+    def take(self, endpoint: Endpoint) -> Connection | None:
+        """The connection that was used last; those that are too old are closed."""
+        with self._lock:
+            kept = self._kept.get((endpoint.socket, endpoint.port), [])
+            while kept:
+                connection = kept.pop()
+                if time.monotonic() - connection.idle_since < IDLE_SECONDS:
+                    return connection
+                connection.close()
+        return None
+
+    def give(self, connection: Connection) -> None:
+        """Keep a connection whose response has been read to its end."""
+        where_ = (connection.endpoint.socket, connection.endpoint.port)
+        connection.idle_since = time.monotonic()
+        with self._lock:
+            kept = self._kept.setdefault(where_, [])
+            kept.append(connection)
+            oldest = kept.pop(0) if len(kept) > IDLE_KEPT else None
+        if oldest is not None:
+            oldest.close()
+
+    def close(self) -> None:
+        """Close them all."""
+        with self._lock:
+            for connection in (one for kept in self._kept.values() for one in kept):
+                connection.close()
+            self._kept.clear()
+
+
+_idle: Idle | None = None
+
+
+@contextmanager
+def keeping() -> Iterator[None]:
+    """Keep idle connections of this process until the block ends."""
+    global _idle
+    _idle = Idle()
+    try:
+        yield
+    finally:
+        kept, _idle = _idle, None
+        kept.close()
 
 
 @contextmanager
@@ -82,30 +218,76 @@ def request(endpoint: Endpoint, method: str, path: str, body: Mapping[str, Any] 
             connect_timeout: float, timeout: float) -> Iterator[Reply]:
     """Send a request and hand out the reply as soon as its headers are there; `timeout` bounds that wait.
 
-    Raises TunnelDown where nothing listens, ServerUnavailable where it does not answer. What breaks while the
-    body is read is the caller's to translate: only it knows what had arrived.
+    Raises TunnelDown where nothing listens, ServerUnavailable where it does not answer, HungUp where whoever
+    asks is gone. What breaks while the body is read is the caller's to translate: only it knows what had
+    arrived.
     """
-    connection = Connection(endpoint, connect_timeout)
+    payload = None if body is None else json.dumps(body).encode()
+    hangup = _hangup.get() or Hangup()
+    connection, response = _answered(endpoint, (method, path, payload), hangup, connect_timeout, timeout)
+    whole = False
     try:
-        try:
-            connection.connect()
-            if connection.sock is not None:
-                connection.sock.settimeout(timeout)
-        except OSError as exc:
-            raise TunnelDown(f"nothing answers at {where(endpoint)}: {exc.strerror or exc}") from exc
-        try:
-            payload = None if body is None else json.dumps(body).encode()
-            connection.request(method, path, payload, {"Content-Type": "application/json"})
-            response = connection.getresponse()
-        except TimeoutError as exc:
-            raise ServerUnavailable(f"no answer within {timeout:.0f} s") from exc
-        except (OSError, http.client.HTTPException) as exc:
-            raise Dropped(f"the server dropped the request ({exc or type(exc).__name__})") from exc
         yield Reply(response.status, response, connection)
+        whole = True
     finally:
-        connection.close()
+        hangup.drop(connection)
+        if not (whole and _kept(connection, response)):
+            connection.close()
 
 
 def where(endpoint: Endpoint) -> str:
     """The endpoint as a person reads it."""
     return endpoint.socket or f"127.0.0.1:{endpoint.port}"
+
+
+def _answered(endpoint: Endpoint, asked: tuple[str, str, bytes | None], hangup: Hangup,
+              connect_timeout: float, timeout: float) -> tuple[Connection, http.client.HTTPResponse]:
+    """Ask on an idle connection, where one is; on a new one where that had been closed meanwhile."""
+    if _idle is not None and (kept := _idle.take(endpoint)) is not None:
+        try:
+            return kept, _exchange(kept, asked, hangup, timeout)
+        except Dropped:
+            pass
+    connection = Connection(endpoint, connect_timeout)
+    try:
+        connection.connect()
+    except OSError as exc:
+        connection.close()
+        raise TunnelDown(f"nothing answers at {where(endpoint)}: {exc.strerror or exc}") from exc
+    return connection, _exchange(connection, asked, hangup, timeout)
+
+
+def _exchange(connection: Connection, asked: tuple[str, str, bytes | None], hangup: Hangup,
+              timeout: float) -> http.client.HTTPResponse:
+    method, path, payload = asked
+    try:
+        hangup.add(connection)
+        if connection.line is not None:
+            connection.line.settimeout(timeout)
+        connection.request(method, path, payload, {"Content-Type": "application/json"})
+        return connection.getresponse()
+    except BaseException as exc:
+        hangup.drop(connection)
+        connection.close()
+        hangup.check()
+        if isinstance(exc, TimeoutError):
+            raise ServerUnavailable(f"no answer within {timeout:.0f} s") from exc
+        if isinstance(exc, OSError | http.client.HTTPException):
+            raise Dropped(f"the server dropped the request ({exc or type(exc).__name__})") from exc
+        raise
+
+
+def _kept(connection: Connection, response: http.client.HTTPResponse) -> bool:
+    """Keep a connection whose response is read to its end, or nearly."""
+    if _idle is None or response.will_close or connection.line is None:
+        return False
+    try:
+        if not response.isclosed():
+            connection.line.settimeout(DRAIN_SECONDS)
+            response.read(1 << 16)
+        if not response.isclosed():
+            return False
+    except (OSError, http.client.HTTPException, ValueError):
+        return False
+    _idle.give(connection)
+    return True
