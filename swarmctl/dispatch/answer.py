@@ -78,7 +78,8 @@ class Cancelled(KeyboardInterrupt):
 
 
 def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
-           clock: Callable[[], float] = time.time, *, watch: Callable[[Chunk], None] | None = None) -> Outcome:
+           clock: Callable[[], float] = time.time, *,
+           watch: Callable[[Chunk], None] | None = None) -> Outcome:
     """Answer a request. `watch` sees every chunk before the sink does; what it raises closes the stream,
     which stops the server's work, and goes on to the caller.
 
