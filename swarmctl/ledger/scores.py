@@ -13,13 +13,12 @@ stands. A comparison counts half: its winner good, its loser bad; both bad where
 from __future__ import annotations
 
 import json
-import os
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
-from swarmctl.ledger import journal
+from swarmctl.ledger import follow
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -69,14 +68,20 @@ class Votes:
             counted[model, category] = (before[0] + good, before[1] + bad)
         return counted
 
-    def _rated(self) -> Iterator[tuple[str, str, float, float]]:
-        for of_exchange in self.ratings.values():
-            standing = [one for one in of_exchange if one not in self.undone]
-            if not standing:
+    def standing(self) -> Iterator[tuple[str, str, str, float]]:
+        """(exchange, model, category, score) of each exchange that is rated, by the latest rating that was
+        not taken back."""
+        for exchange, of_exchange in self.ratings.items():
+            left = [one for one in of_exchange if one not in self.undone]
+            if not left:
                 continue
-            model, category, score = of_exchange[max(standing)]
+            model, category, score = of_exchange[max(left)]
             if score is not None:
-                yield model, category, (1 + score) / 2, (1 - score) / 2
+                yield exchange, model, category, score
+
+    def _rated(self) -> Iterator[tuple[str, str, float, float]]:
+        for _, model, category, score in self.standing():
+            yield model, category, (1 + score) / 2, (1 - score) / 2
 
     def _compared(self) -> Iterator[tuple[str, str, float, float]]:
         for model_a, model_b, category, choice in self.comparisons.values():
@@ -89,9 +94,9 @@ class Votes:
 def scores(paths: Paths) -> Mapping[tuple[str, str], tuple[float, float]]:
     """(model, category) → (good, bad), as of now. Raises LedgerError where the journal cannot be read."""
     cache = paths.state / "scores.json"
-    sizes = _sizes(paths.journal)
+    sizes = follow.sizes(paths.journal)
     known = _read_cache(cache)
-    if known is None or not _continues(known[0], sizes):
+    if known is None or not follow.continues(known[0], sizes):
         return _count(cache, sizes, {}, Votes())
     marks, totals, behind = known
     fresh, read = _relevant(sizes, marks)
@@ -101,6 +106,15 @@ def scores(paths: Paths) -> Mapping[tuple[str, str], tuple[float, float]]:
     if sum(read.values()) - sum(marks.values()) > SLACK:
         _write(cache, read, totals, behind)
     return totals
+
+
+def standing(paths: Paths) -> Iterator[tuple[str, str, str, float]]:
+    """(exchange, model, category, score from -1 to 1) of each exchange that is rated, by the rating that
+    stands. Raises LedgerError."""
+    scores(paths)
+    known = _read_cache(paths.state / "scores.json")
+    votes = _votes(known[2]) if known else None
+    yield from votes.standing() if votes else ()
 
 
 def forget(paths: Paths) -> None:
@@ -126,14 +140,6 @@ def _half(won: bool) -> tuple[float, float]:
     return (COMPARISON_WEIGHT, 0.0) if won else (0.0, COMPARISON_WEIGHT)
 
 
-def _sizes(folder: Path) -> dict[Path, int]:
-    found = {}
-    for path in journal.files(folder):
-        with suppress(FileNotFoundError):
-            found[path] = path.stat().st_size
-    return found
-
-
 def _count(cache: Path, sizes: Mapping[Path, int], marks: Mapping[str, int], votes: Votes) -> Totals:
     fresh, read = _relevant(sizes, marks)
     for record in fresh:
@@ -145,44 +151,15 @@ def _count(cache: Path, sizes: Mapping[Path, int], marks: Mapping[str, int], vot
 
 
 def _relevant(sizes: Mapping[Path, int], marks: Mapping[str, int]) -> tuple[list[Record], dict[str, int]]:
-    """Ratings and comparisons past the marks, and the new marks: each after its file's last newline."""
-    records, read = [], {}
-    for path, size in sizes.items():
-        read[path.name] = marks.get(path.name, 0)
-        if size == read[path.name]:
-            continue
-        for _, _, raw, end in journal.raw_lines(path, read[path.name]):
-            if raw is not None and not raw.endswith(b"\n"):
-                break
-            read[path.name] = end
-            record = _vote(raw)
-            if record is not None:
-                records.append(record)
+    """Ratings and comparisons past the marks, and the new marks."""
+    read = {path.name: marks.get(path.name, 0) for path in sizes}
+    records = [record for record in follow.fresh(sizes, read, _may_be_a_vote)
+               if record["kind"] in ("rating", "comparison")]
     return records, read
 
 
-def _vote(raw: bytes | None) -> Record | None:
-    if raw is None or (b'"rating"' not in raw and b'"comparison"' not in raw):
-        return None
-    record, _ = journal.parse(raw)
-    return record if record is not None and record["kind"] in ("rating", "comparison") else None
-
-
-def _continues(marks: Mapping[str, int], sizes: Mapping[Path, int]) -> bool:
-    """Whether the journal is still the one that was counted: no file gone, cut, or shifted under its mark."""
-    by_name = {path.name: path for path in sizes}
-    return all(name in by_name and (sizes[by_name[name]] == mark or _ends_a_line(by_name[name], mark))
-               for name, mark in marks.items())
-
-
-def _ends_a_line(path: Path, offset: int) -> bool:
-    if offset == 0:
-        return True
-    try:
-        with path.open("rb") as file:
-            return os.pread(file.fileno(), 1, offset - 1) == b"\n"
-    except OSError:
-        return False
+def _may_be_a_vote(raw: bytes) -> bool:
+    return b'"rating"' in raw or b'"comparison"' in raw
 
 
 def _read_cache(cache: Path) -> tuple[dict[str, int], Totals, str] | None:
@@ -192,7 +169,7 @@ def _read_cache(cache: Path) -> tuple[dict[str, int], Totals, str] | None:
         raw = json.loads(head)
         if raw["version"] != CACHE_VERSION:
             return None
-        marks = {str(name): _mark(mark) for name, mark in raw["marks"].items()}
+        marks = {str(name): follow.mark(mark) for name, mark in raw["marks"].items()}
         totals = {(str(model), str(category)): (float(good), float(bad))
                   for model, category, good, bad in raw["totals"]}
     except (OSError, *GARBAGE):
@@ -216,12 +193,6 @@ def _write(cache: Path, marks: Mapping[str, int], totals: Totals, votes: str) ->
                             "totals": [[*key, *value] for key, value in totals.items()]}
     with suppress(OSError):
         write_whole(cache, f"{json.dumps(head)}\n{votes}")
-
-
-def _mark(mark: Any) -> int:  # noqa: ANN401  from a file that may hold anything
-    if not isinstance(mark, int) or mark < 0:
-        raise ValueError(mark)
-    return mark
 
 
 def _triple(vote: Any) -> tuple[str, str, float | None]:  # noqa: ANN401
