@@ -15,7 +15,7 @@ from swarmctl.errors import ContextExceeded, RequestRejected, ServerUnavailable,
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
-from swarmctl.runtimes.logprobs import BEST, read_logprobs
+from swarmctl.runtimes.logprobs import BEST, read_logprobs, read_tokens
 from swarmctl.runtimes.toolcalls import CHOICES, Gathered, named, openai_message, refuse_schema
 
 if TYPE_CHECKING:
@@ -89,7 +89,8 @@ class LlamaCpp:
         if ask.tools and ask.tool_choice != "none":
             refuse_schema(ask)
             _check_template(endpoint, connect_timeout)
-        with request(endpoint, "POST", "/v1/chat/completions", _body(ask), connect_timeout=connect_timeout,
+        path = "/v1/completions" if ask.raw else "/v1/chat/completions"
+        with request(endpoint, "POST", path, _body(ask), connect_timeout=connect_timeout,
                      timeout=first_token_timeout) as reply:
             if reply.status != 200:
                 raise _refusal(reply)
@@ -97,21 +98,27 @@ class LlamaCpp:
 
 
 def _body(ask: ChatRequest) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "messages": [openai_message(turn) for turn in ask.messages],
-        "stream": True,
-        "cache_prompt": True,
-    }
+    body: dict[str, Any] = {"stream": True, "cache_prompt": True, **ask.sampling.params()}
     for key in ("max_tokens", "temperature", "seed"):
         if (value := getattr(ask, key)) is not None:
             body[key] = value
     if ask.stop:
         body["stop"] = list(ask.stop)
+    best = max(BEST, ask.top_logprobs or 0) if ask.logprobs else 0
+    if ask.raw:
+        return body | {"prompt": ask.messages[-1].content} | ({"n_probs": best} if best else {}) | (
+            {"json_schema": ask.schema} if ask.schema is not None else {})
     if ask.schema is not None:
         body["response_format"] = {"type": "json_schema", "json_schema": {"schema": ask.schema}}
-    if ask.logprobs and not ask.tools:  # with tools llama-server refuses to stream them
-        body |= {"logprobs": True, "top_logprobs": BEST}
-    return body | _tools(ask)
+    if best and not ask.tools:  # with tools llama-server refuses to stream them
+        body |= {"logprobs": True, "top_logprobs": best}
+    return body | {"messages": [openai_message(turn) for turn in ask.messages]} | _tools(ask) | _thinking(ask)
+
+
+def _thinking(ask: ChatRequest) -> dict[str, Any]:
+    if isinstance(ask.think, bool):
+        return {"chat_template_kwargs": {"enable_thinking": ask.think}}
+    return {} if ask.think is None else {"reasoning_effort": ask.think}
 
 
 def _tools(ask: ChatRequest) -> dict[str, Any]:
@@ -144,17 +151,18 @@ def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
     for event in _events(reply):
         if "error" in event:
             raise _broken(tokens, str((event["error"] or {}).get("message", event["error"])))
-        text, deltas, reason = _delta(event)
+        text, thought, deltas, reason = _delta(event)
         if isinstance(event.get("timings"), dict):
             timings = _timings(event["timings"])
         finish = FINISH.get(reason, "stop") if reason else finish
-        if text or deltas:
+        if text or thought or deltas:
             reply.patience(token_timeout)
         calls = (*gathered.add(deltas), *(gathered.rest(cut=finish == "length") if reason else ()))
-        if text or calls:
+        if text or thought or calls:
             tokens += 1
             logprob, rival = read_logprobs(_logprobs(event))
-            yield Chunk(text=text, logprob=logprob, rival=rival, tool_calls=calls)
+            yield Chunk(text=text, logprob=logprob, rival=rival, tool_calls=calls,
+                        tokens=read_tokens(_logprobs(event)), thought=thought)
     if finish is None:
         raise _broken(tokens, "the stream ended without its closing record")
     yield Chunk(finish=finish, timings=timings)
@@ -174,7 +182,7 @@ def _events(reply: Reply) -> Iterator[dict[str, Any]]:
         if kind not in (b"data", b"error"):
             continue
         event = _parse(payload)
-        seen += bool(_delta(event)[0])
+        seen += any(_delta(event)[:2])
         yield event if kind == b"data" else {"error": event.get("error", event)}
 
 
@@ -186,12 +194,12 @@ def _parse(payload: bytes) -> dict[str, Any]:
     return event if isinstance(event, dict) else {}
 
 
-def _delta(event: Mapping[str, Any]) -> tuple[str, list[Any], str | None]:
-    """Text, pieces of tool calls, and why the answer ended."""
-    choices = event.get("choices") or [{}]
-    delta = choices[0].get("delta") or {}
-    text = delta.get("content") or delta.get("reasoning_content") or ""
-    return text, delta.get("tool_calls") or [], choices[0].get("finish_reason")
+def _delta(event: Mapping[str, Any]) -> tuple[str, str, list[Any], str | None]:
+    """Text, reasoning, pieces of tool calls, and why the answer ended."""
+    choice = (event.get("choices") or [{}])[0]
+    delta = choice.get("delta") or {}
+    text, thought = delta.get("content") or choice.get("text") or "", delta.get("reasoning_content") or ""
+    return text, thought, delta.get("tool_calls") or [], choice.get("finish_reason")
 
 
 def _logprobs(event: Mapping[str, Any]) -> Any:  # noqa: ANN401  whatever the server says
@@ -221,6 +229,9 @@ def _refusal(reply: Reply) -> ServerUnavailable | RequestRejected:
     message = str(error.get("message") or f"HTTP {reply.status}")
     if error.get("type") == "exceed_context_size_error":
         return ContextExceeded(message)
+    if " input is not supported" in message:  # an image, with status 500
+        return Unsupported(f"the model cannot see images ({message.partition(' - ')[0]})",
+                           hint="ask a model that was made for images (-m)")
     if 400 <= reply.status < 500 and reply.status not in (408, 429):
         return RequestRejected(message)
     return ServerUnavailable(message)

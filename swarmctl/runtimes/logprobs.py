@@ -9,8 +9,10 @@ from __future__ import annotations
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.exchange import Token
+
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 #: the token itself and the likeliest other
 BEST = 2
@@ -24,6 +26,19 @@ def read_logprobs(entries: Any) -> tuple[float | None, float | None]:  # noqa: A
     return (sum(values) if values else None, _rival(said[0]) if said else None)
 
 
+def read_tokens(entries: Any) -> tuple[Token, ...]:  # noqa: ANN401  whatever the server says
+    """A piece's tokens one by one, each with the likeliest at its place; one without a number is left out."""
+    said = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    return tuple(Token(str(entry.get("token") or ""), value, tuple(_top(entry)))
+                 for entry in said if (value := _value(entry)) is not None)
+
+
+def _top(entry: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for other in entry.get("top_logprobs") or ():
+        if isinstance(other, dict) and (value := _value(other)) is not None:
+            yield str(other.get("token") or ""), value
+
+
 def _rival(entry: Mapping[str, Any]) -> float | None:
     others = [other for other in entry.get("top_logprobs") or () if isinstance(other, dict)
               and (other.get("token"), other.get("bytes")) != (entry.get("token"), entry.get("bytes"))]
@@ -32,5 +47,6 @@ def _rival(entry: Mapping[str, Any]) -> float | None:
 
 def _value(entry: Mapping[str, Any]) -> float | None:
     value = entry.get("logprob")
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return min(0.0, float(value)) if number and isfinite(value) else None
+    if not isinstance(value, int | float) or isinstance(value, bool) or not isfinite(value):
+        return None
+    return min(0.0, float(value))

@@ -18,7 +18,7 @@ from swarmctl.errors import RequestRejected, ServerUnavailable, StreamBroken, Un
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
-from swarmctl.runtimes.logprobs import BEST, read_logprobs
+from swarmctl.runtimes.logprobs import BEST, read_logprobs, read_tokens
 from swarmctl.runtimes.toolcalls import ollama_calls, ollama_message
 
 if TYPE_CHECKING:
@@ -77,7 +77,8 @@ class Ollama:
     def chat(self, endpoint: Endpoint, ask: ChatRequest, *, connect_timeout: float,
              first_token_timeout: float, token_timeout: float) -> Iterator[Chunk]:
         """Stream an answer; see Runtime.chat."""
-        with request(endpoint, "POST", "/api/chat", _body(endpoint, ask), connect_timeout=connect_timeout,
+        path = "/api/generate" if ask.raw else "/api/chat"
+        with request(endpoint, "POST", path, _body(endpoint, ask), connect_timeout=connect_timeout,
                      timeout=first_token_timeout) as reply:
             if reply.status != 200:
                 raise _refusal(reply, endpoint)
@@ -118,17 +119,21 @@ def weights_of(endpoint: Endpoint, *, timeout: float) -> str | None:
 
 def _body(endpoint: Endpoint, ask: ChatRequest) -> dict[str, Any]:
     options = {"num_predict": ask.max_tokens, "temperature": ask.temperature, "seed": ask.seed,
-               "stop": list(ask.stop) or None}
+               "stop": list(ask.stop) or None, **ask.sampling.params()}
+    said = ({"prompt": ask.messages[-1].content, "raw": True} if ask.raw
+            else {"messages": [ollama_message(turn) for turn in ask.messages]})
     body: dict[str, Any] = {
         "model": endpoint.model,
-        "messages": [ollama_message(turn) for turn in ask.messages],
+        **said,
         "stream": True,
         "options": {key: value for key, value in options.items() if value is not None},
     }
     if ask.schema is not None:
         body["format"] = ask.schema
     if ask.logprobs:
-        body |= {"logprobs": True, "top_logprobs": BEST}
+        body |= {"logprobs": True, "top_logprobs": max(BEST, ask.top_logprobs or 0)}
+    if ask.think is not None:
+        body["think"] = ask.think
     if ask.tools and ask.tool_choice != "none":
         if ask.tool_choice not in (None, "auto"):
             raise Unsupported(f"Ollama leaves it to the model whether it calls a tool; {ask.tool_choice!r} "
@@ -153,17 +158,23 @@ def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
         if "error" in event:
             raise _broken(tokens, str(event["error"]))
         message = event.get("message") or {}
-        text, calls = message.get("content") or "", ollama_calls(message)
-        if text or calls:
+        text, thought = message.get("content") or event.get("response") or "", _thought(event, message)
+        calls = ollama_calls(message)
+        if text or thought or calls:
             tokens, called = tokens + 1, called or bool(calls)
             reply.patience(token_timeout)
             logprob, rival = read_logprobs(event.get("logprobs"))
-            yield Chunk(text=text, logprob=logprob, rival=rival, tool_calls=calls)
+            yield Chunk(text=text, logprob=logprob, rival=rival, tool_calls=calls,
+                        tokens=read_tokens(event.get("logprobs")), thought=thought)
         if event.get("done"):
             finish = FINISH.get(str(event.get("done_reason")), "stop")
             yield Chunk(finish="tool_calls" if called and finish == "stop" else finish,
                         timings=_timings(event))
             return
+
+
+def _thought(event: Mapping[str, Any], message: Mapping[str, Any]) -> str:
+    return str(message.get("thinking") or event.get("thinking") or "")
 
 
 def _parse(line: bytes) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Tools on their way to a model server, and the calls on their way back. Nothing is ever called here.
 
 Both runtimes take OpenAI's form of a function definition; they differ in how calls and results are written,
-and in what they can be told to do.
+in what they can be told to do, and in how a message holds its images.
 """
 
 from __future__ import annotations
@@ -53,8 +53,11 @@ class Gathered:
 
 
 def openai_message(turn: Message) -> dict[str, Any]:
-    """A turn as OpenAI writes it; arguments are text."""
+    """A turn as OpenAI writes it; arguments are text, and images stand before a message's words."""
     said: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.images:
+        said["content"] = [*({"type": "image_url", "image_url": {"url": url}} for url in turn.images),
+                           {"type": "text", "text": turn.content}]
     if turn.tool_calls:
         said["tool_calls"] = [{"id": call.id, "type": "function",
                                "function": {"name": call.name, "arguments": call.arguments}}
@@ -65,8 +68,11 @@ def openai_message(turn: Message) -> dict[str, Any]:
 
 
 def ollama_message(turn: Message) -> dict[str, Any]:
-    """A turn as Ollama writes it; arguments are an object, and a result names its function."""
+    """A turn as Ollama writes it; arguments are an object, a result names its function, and images are bare
+    base64."""
     said: dict[str, Any] = {"role": turn.role, "content": turn.content}
+    if turn.images:
+        said["images"] = [url.partition(";base64,")[2] for url in turn.images]
     if turn.tool_calls:
         said["tool_calls"] = [{"id": call.id, "function": {"name": call.name, "arguments": _object(call)}}
                               for call in turn.tool_calls]
