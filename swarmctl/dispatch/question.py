@@ -22,8 +22,11 @@ if TYPE_CHECKING:
 
     from swarmctl.dispatch.answer import Outcome, Sink
     from swarmctl.dispatch.swarm import Swarm
-    from swarmctl.exchange import Exchange, Sampling
+    from swarmctl.exchange import Chunk, Exchange, Sampling
     from swarmctl.routing.cost import Candidate, Route
+
+#: `via` of what comes through the gateway, which is no terminal that would go on with its last answer
+SERVED = "serve"
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,17 +83,19 @@ class Answered:
 
 
 def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callable[[], float],
-        routed: Callable[[Route, Categorised], None] | None = None) -> Answered:
+        routed: Callable[[Route, Categorised], None] | None = None,
+        watch: Callable[[Chunk], None] | None = None, identity: str | None = None) -> Answered:
     """Route a question, stream its answer into `sink`, record it, and remember it as this terminal's last.
 
-    `routed` is told the route before the first token. On Ctrl-C the partial answer is recorded as cancelled
+    `routed` is told the route before the first token, `watch` sees every chunk before the sink; `identity` is
+    the exchange's id where that had to be known before. On Ctrl-C the partial answer is recorded as cancelled
     and KeyboardInterrupt goes on. Raises UsageError for a model or host that nobody serves, NoCandidate,
     RequestRejected, ServerUnavailable (every candidate failed), LedgerError (answered, but not recorded).
     """
     started = clock()
     request = as_request(asked)
     sort, question = as_question(asked, request)
-    identity = fresh_id(started)
+    identity = identity or fresh_id(started)
     way, woken = _route(swarm, asked, question, started, asked.conversation or identity)
     if routed:
         routed(way, sort)
@@ -99,11 +104,12 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
         row = record(swarm, request, way, outcome, category=sort.category, now=started,
                      conversation=asked.conversation, parent=asked.previous, terminal=terminal, via=asked.via,
                      identity=identity)
-        remember(swarm.paths, terminal, Last(row.id, row.conversation))
+        if asked.via != SERVED:
+            remember(swarm.paths, terminal, Last(row.id, row.conversation))
         return row
 
     try:
-        outcome = answer(swarm, way, request, sink, clock)
+        outcome = answer(swarm, way, request, sink, clock, watch=watch)
     except Cancelled as stop:
         keep(stop.outcome)
         raise
