@@ -61,4 +61,5 @@ def find_way(swarm: Swarm, question: Question, first: Sequence[Candidate], fallb
         after = route(swarm, question, fallback, now, holder, cached)
     except NoCandidate:
         return way
-    return replace(way, prices=(*way.prices, *after.prices), excluded=(*way.excluded, *after.excluded))
+    return replace(way, prices=(*way.prices, *after.prices), excluded=(*way.excluded, *after.excluded),
+                   stand_ins=len(after.prices))

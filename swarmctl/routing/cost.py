@@ -77,14 +77,17 @@ class Candidate:
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """How a candidate is right now. `out` says why it cannot be used, or is empty."""
+    """How a candidate is right now. `out` says why it cannot be used, or is empty. `busy` counts the answers
+    that it gives, `others` those of them that nobody on this machine asked for; `slots` is how many it gives
+    at once, 0 where it was not asked: then it is as the snapshot says."""
 
     out: str = ""
     warm: bool = True
     loaded: bool = True
     busy: int = 0
-    slots: int = 1
+    slots: int = 0
     cached_characters: int = 0
+    others: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +109,8 @@ class Tariff:
 
 @dataclass(frozen=True, slots=True)
 class Price:
-    """One row of the table that `--explain` shows. All in seconds but `watt_hours`, `good` and `ratings`."""
+    """One row of the table that `--explain` shows. All in seconds but `watt_hours`, `good` and `ratings`.
+    `busy`, `slots` and `others` are the standing's that it was made from."""
 
     candidate: Candidate
     queue: float
@@ -121,6 +125,9 @@ class Price:
     ratings: float
     prompt_tokens: int
     answer_tokens: int
+    busy: int = 0
+    slots: int = 1
+    others: int = 0
 
     @property
     def wait(self) -> float:
@@ -143,11 +150,13 @@ class Excluded:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The candidates in the order in which they are to be tried, and those that are out."""
+    """The candidates in the order in which they are to be tried, and those that are out. The last
+    `stand_ins` of the prices are only tried when all before them have failed."""
 
     prices: tuple[Price, ...]
     excluded: tuple[Excluded, ...]
     reason: str
+    stand_ins: int = 0
 
     @property
     def chosen(self) -> Price:
@@ -163,10 +172,8 @@ def choose(question: Question, candidates: Sequence[tuple[Candidate, Standing]],
     prices = [price(question, c, s, tariff) for c, s in candidates if (c.host, c.server) not in gone]
     if not prices:
         raise _nobody(excluded)
-    prices.sort(key=lambda p: (p.total, p.candidate.host, p.candidate.model))
-    first, reason = _frugal(prices)
-    rest = tuple(p for p in prices if p is not first)
-    return Route((first, *rest), excluded, reason)
+    ranked, reason = in_order(prices)
+    return Route(ranked, excluded, reason)
 
 
 def price(question: Question, candidate: Candidate, standing: Standing, tariff: Tariff) -> Price:
@@ -177,7 +184,8 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
     answer = _answer_tokens(question, candidate)
     prefill = fresh / max(habits.prefill_speed, 1e-6)
     decode = answer / max(habits.decode_speed, 1e-6) + habits.overhead
-    queue = _queue(standing, prefill + decode)
+    slots = standing.slots or max(1, candidate.parallel)
+    queue = expected_queue(standing.busy, slots, prefill + decode)
     watt_hours = candidate.load_watts * (prefill + decode) / 3600
     money = watt_hours / 1000 * candidate.energy_price
     known = quality(first_guess(candidate.parameters, question.category, candidate.prior),
@@ -196,7 +204,23 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
         ratings=known.ratings,
         prompt_tokens=prompt,
         answer_tokens=round(answer),
+        busy=standing.busy,
+        slots=slots,
+        others=standing.others,
     )
+
+
+def expected_queue(ahead: int, slots: int, service: float) -> float:
+    """Expected wait for a slot with `ahead` answers under way or before us: with all slots busy, one frees up
+    in service / slots on average."""
+    return max(0, ahead - slots + 1) * service / max(1, slots)
+
+
+def in_order(prices: Sequence[Price]) -> tuple[tuple[Price, ...], str]:
+    """The order in which candidates are to be tried, and why the first is the first."""
+    ranked = sorted(prices, key=lambda p: (p.total, p.candidate.host, p.candidate.model))
+    first, reason = _frugal(ranked)
+    return (first, *(p for p in ranked if p is not first)), reason
 
 
 def prompt_tokens(question: Question, habits: Habits) -> int:
@@ -208,12 +232,6 @@ def prompt_tokens(question: Question, habits: Habits) -> int:
 def _answer_tokens(question: Question, candidate: Candidate) -> float:
     usual = candidate.habits.answer_tokens.get(question.category, ANSWER_TOKENS[question.category])
     return min(usual, question.max_tokens) if question.max_tokens else usual
-
-
-def _queue(standing: Standing, service: float) -> float:
-    """Expected wait for a slot: with all slots busy, one frees up in service / slots on average."""
-    waiting = max(0, standing.busy - standing.slots + 1)
-    return waiting * service / max(1, standing.slots)
 
 
 def _why_out(question: Question, candidate: Candidate, standing: Standing) -> str:
