@@ -16,6 +16,7 @@ from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
 from swarmctl.runtimes.logprobs import BEST, read_logprobs, read_tokens
+from swarmctl.runtimes.prefill import begun, only_new
 from swarmctl.runtimes.toolcalls import CHOICES, Gathered, named, openai_message, refuse_schema
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class LlamaCpp:
                      timeout=first_token_timeout) as reply:
             if reply.status != 200:
                 raise _refusal(reply)
-            yield from _chunks(reply, token_timeout)
+            yield from only_new(_chunks(reply, token_timeout), begun(ask))
 
 
 def _body(ask: ChatRequest) -> dict[str, Any]:

@@ -14,11 +14,12 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import RequestRejected, ServerUnavailable, StreamBroken, Unsupported
+from swarmctl.errors import ContextExceeded, RequestRejected, ServerUnavailable, StreamBroken, Unsupported
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
 from swarmctl.runtimes.logprobs import BEST, read_logprobs, read_tokens
+from swarmctl.runtimes.prefill import begun, only_new
 from swarmctl.runtimes.toolcalls import ollama_calls, ollama_message
 
 if TYPE_CHECKING:
@@ -82,7 +83,7 @@ class Ollama:
                      timeout=first_token_timeout) as reply:
             if reply.status != 200:
                 raise _refusal(reply, endpoint)
-            yield from _chunks(reply, token_timeout)
+            yield from only_new(_chunks(reply, token_timeout), begun(ask))
 
 
 def _loaded(endpoint: Endpoint, timeout: float) -> frozenset[str] | None:
@@ -202,13 +203,31 @@ def _timings(event: Mapping[str, Any]) -> Timings:
 
 
 def _refusal(reply: Reply, endpoint: Endpoint) -> ServerUnavailable | RequestRejected:
-    message = str(_object(reply).get("error") or f"HTTP {reply.status}")
+    message, kind = _reason(reply)
+    if kind == "exceed_context_size_error":
+        return ContextExceeded(message)
+    if " input is not supported" in message:  # an image, with status 500
+        return Unsupported(f"{endpoint.model} cannot see images",
+                           hint="ask a model that was made for images (-m)")
+    if reply.status == 400 and "does not support thinking" in message:
+        return Unsupported(f"{endpoint.model} does not reason before it answers",
+                           hint="ask for no thinking, or a model that was trained for it (-m)")
     if reply.status == 400 and "does not support tools" in message:
         return Unsupported(f"{endpoint.model} cannot call tools: its chat template has none",
                            hint="ask a model that was trained for tools (-m)")
     if 400 <= reply.status < 500 and reply.status not in (404, 408, 429):
         return RequestRejected(message)
     return ServerUnavailable(message)
+
+
+def _reason(reply: Reply) -> tuple[str, str]:
+    """What is wrong, and its type where the runner says one: Ollama wraps the JSON of its runner in a
+    string."""
+    said = str(_object(reply).get("error") or f"HTTP {reply.status}")
+    inner = _parse(said.encode()).get("error") if said.startswith("{") else None
+    if isinstance(inner, dict):
+        return str(inner.get("message") or said), str(inner.get("type") or "")
+    return said, ""
 
 
 def _object(reply: Reply) -> dict[str, Any]:
