@@ -204,11 +204,13 @@ class Exchange:
     attempts: tuple[Attempt, ...] = ()
     route: Mapping[str, Any] = field(default_factory=dict)
     tool_calls: tuple[ToolCall, ...] = ()
+    thought: str = ""
 
     def to_record(self) -> dict[str, Any]:
-        """The journal's row."""
+        """The journal's row. `thought`, the reasoning before the answer, is there where there was any."""
         said = tuple(turn.to_record() for turn in self.messages)
-        return {"v": RECORD_VERSION, "kind": "exchange", **asdict(self), "messages": said}
+        row = {"v": RECORD_VERSION, "kind": "exchange", **asdict(self), "messages": said}
+        return row if self.thought else {key: value for key, value in row.items() if key != "thought"}
 
     def answer_message(self) -> Message:
         """The answer as the conversation's next turn."""

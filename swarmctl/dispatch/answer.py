@@ -67,6 +67,7 @@ class Outcome:
     attempts: tuple[Attempt, ...]
     error: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
+    thought: str = ""
 
 
 class Cancelled(KeyboardInterrupt):
@@ -119,6 +120,7 @@ class _Run:
         self.watch = watch
         self.tokens = 0
         self.pieces: list[str] = []
+        self.thoughts: list[str] = []
         self.calls: list[ToolCall] = []
         self.started = time.monotonic()
         self.first: float | None = None
@@ -155,11 +157,12 @@ class _Run:
             token_timeout=max(TOKEN_PATIENCE, 50 * seconds_a_token))
 
     def _take(self, chunk: Chunk) -> None:
-        if not chunk.text and not chunk.tool_calls:
+        if not (chunk.text or chunk.tool_calls or chunk.thought):
             return
         if self.first is None:
             self.first = time.monotonic() - self.started
         self.tokens += 1
+        self.thoughts.append(chunk.thought)
         if chunk.text:
             self.pieces.append(chunk.text)
             self.sink.text(chunk.text)
@@ -171,7 +174,7 @@ class _Run:
         timed = replace(timings, first_token_seconds=self.first,
                         total_seconds=time.monotonic() - self.started)
         return Outcome(self.price, "".join(self.pieces), finish, timed, self.attempts,
-                       tool_calls=tuple(self.calls))
+                       tool_calls=tuple(self.calls), thought="".join(self.thoughts))
 
 
 def _why(exc: RemoteError | ServerError) -> str:

@@ -48,6 +48,7 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
         parent=parent,
         terminal=terminal, via=via, error=outcome.error, params=ask.params(), timings=outcome.timings,
         attempts=outcome.attempts, route=route_record(route), tool_calls=outcome.tool_calls,
+        thought=outcome.thought,
     )
     append(swarm.paths.journal, exchange.to_record())
     if outcome.timings.completion_tokens:
