@@ -6,6 +6,9 @@
 # It prints sections, each begun by a line "@@NONCE name"; swarmctl/facts parses them and holds all judgement. It needs
 # no root, changes nothing, and always ends with status 0: what cannot be had is left out. The whole script is one
 # function, so a cut-off transfer runs nothing, and its input is /dev/null, so no tool can eat the script.
+#
+# SWARMCTL_GLANCE=yes leaves out what only plans need. SWARMCTL_GLANCE=pulse asks only what changes from moment to
+# moment (facts/pulse.py), for whoever asks every few seconds.
 
 main() {
     LC_ALL=C
@@ -17,8 +20,6 @@ main() {
     nonce=$$-$now
     # shellcheck disable=SC2046  # four words
     names $(uname -snrm)
-    user=$(id -un 2>/dev/null)
-    uid=$(id -u)
     data=${1:-.}
     [ $# -gt 0 ] && shift
     # shellcheck disable=SC2088  # a literal tilde, which the caller's quoting kept from its shell
@@ -27,6 +28,13 @@ main() {
         '~/'*) data=$HOME/${data#'~/'} ;;
     esac
     printf '\nswarmctl-probe 1 %s\n' "$nonce"
+    if [ "$SWARMCTL_GLANCE" = pulse ]; then
+        pulse
+        section end
+        return
+    fi
+    user=$(id -un 2>/dev/null)
+    uid=$(id -u)
     host
     cpu
     memory
@@ -170,6 +178,47 @@ inactive() {
     done <"$1"
 }
 
+pulse() {
+    section cpu
+    echo "threads $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)"
+    section pulse
+    if [ -r /proc/stat ]; then
+        peek /proc/stat
+        echo "$line"
+        echo "load $(first /proc/loadavg)"
+    else
+        echo "load $(sysctl -n vm.loadavg 2>/dev/null | tr -d '{}')"
+    fi
+    if have nvidia-smi; then
+        section nvidia-pulse
+        nvidia index,uuid,name,memory.total,memory.used,utilization.gpu,temperature.gpu,power.draw,power.limit
+    fi
+    section amd-pulse
+    for card in /sys/class/drm/card[0-9]*; do
+        peek "$card/device/vendor"
+        [ "$line" = 0x1002 ] && [ ! -e "$card/status" ] && amd_pulse "$card/device"
+    done
+    section cgroup
+    [ -r /proc/self/cgroup ] && cgroups </proc/self/cgroup
+    memory
+    section data_disk
+    near_data
+    limit 5 df -kP "$near" 2>&1
+}
+
+# What amdgpu's files say of a card at this moment; those that a kernel has not are left out.
+amd_pulse() {
+    echo "card ${1%/device}"
+    for name in product_name mem_info_vram_total mem_info_vram_used gpu_busy_percent; do
+        peek "$1/$name"
+        [ -n "$line" ] && echo "$name $line"
+    done
+    for meter in "$1"/hwmon/hwmon*/temp*_input "$1"/hwmon/hwmon*/power1_average "$1"/hwmon/hwmon*/power1_input \
+        "$1"/hwmon/hwmon*/power1_cap; do
+        [ -r "$meter" ] && peek "$meter" && echo "${meter##*/} $line"
+    done
+}
+
 memory() {
     section memory
     if [ -r /proc/meminfo ]; then
@@ -186,8 +235,8 @@ memory() {
     return 0
 }
 
-disks() {
-    section data_disk
+# The data folder, or the nearest above it that is there, in $near.
+near_data() {
     near=$data
     while [ ! -d "$near" ]; do
         case $near in
@@ -196,6 +245,11 @@ disks() {
         esac
         near=${near:-/}
     done
+}
+
+disks() {
+    section data_disk
+    near_data
     limit 5 df -kP "$near" 2>&1
     [ -w "$near" ] || echo "unwritable $near"
     section mounts
