@@ -47,10 +47,11 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """A POST that the ask path answers. `parse` raises BadRequest."""
+    """A POST that the ask path answers. `parse` raises BadRequest; where it gives a mapping, that is the answer,
+    and nothing is asked."""
 
     path: str
-    parse: Callable[[Mapping[str, Any]], Turn]
+    parse: Callable[[Mapping[str, Any]], Turn | Mapping[str, Any]]
     stream: Callable[[Meta], Stream]
     whole: Callable[[Meta, Answered, Whole], Mapping[str, Any]]
     media: str = "text/event-stream"
@@ -100,17 +101,19 @@ class Look:
     """A request that the swarm's description alone answers; no model is asked. `path` as starlette's routes
     ({name}, {name:path}); raises BadRequest. A str answer is sent as plain text."""
 
-    method: Literal["GET", "POST", "HEAD"]
+    method: Literal["GET", "POST", "HEAD", "DELETE"]
     path: str
     answer: Callable[[Swarm, Wanted], Mapping[str, Any] | str]
 
 
 @dataclass(frozen=True, slots=True)
 class Surface:
-    """An API. `error` is any failure in its own shape: HTTP status and body. `key` finds the API key in the
+    """An API. Paths that no route knows are answered in the shape of the surface whose `prefix` of theirs is
+    the longest. `error` is any failure in its own shape: HTTP status and body. `key` finds the API key in the
     (lower-case) headers, where this API does not send it as `Authorization: Bearer`."""
 
     name: str
+    prefix: str
     error: Callable[[SwarmError], tuple[int, Mapping[str, Any]]]
     talks: tuple[Talk, ...] = ()
     embeds: tuple[Embed, ...] = ()
