@@ -47,8 +47,8 @@ class Stream(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Talk:
-    """A POST that the ask path answers. `parse` raises BadRequest; where it gives a mapping, that is the answer,
-    and nothing is asked."""
+    """A POST that the ask path answers. `parse` raises BadRequest; where it gives a mapping, that is the
+    answer, and nothing is asked."""
 
     path: str
     parse: Callable[[Mapping[str, Any]], Turn | Mapping[str, Any]]
