@@ -121,7 +121,8 @@ class MeasureSpeed:
 @dataclass(frozen=True, slots=True)
 class CreateModel:
     """Make a model in an Ollama of a GGUF's bytes, under a name that says which bytes. `size` in bytes;
-    `parameters` are Ollama's, fixed when the model is made. `anew` where one of that name lacks weights."""
+    `parameters` are Ollama's, fixed when the model is made. `anew` where one of that name lacks weights.
+    Where the bytes are a LoRA adapter's, `base` is the Ollama model that it goes over."""
 
     model: str
     tag: str
@@ -131,11 +132,13 @@ class CreateModel:
     parameters: Mapping[str, int]
     reason: str
     anew: bool = False
+    base: str = ""
 
     @property
     def title(self) -> str:
         """What a person reads in the plan."""
-        said = ", ".join(f"{key} {value}" for key, value in self.parameters.items())
+        said = ", ".join((*([f"an adapter over {self.base}"] if self.base else []),
+                          *(f"{key} {value}" for key, value in self.parameters.items())))
         return f"create {self.tag} in Ollama ({self.size / 1e6:,.1f} MB{', ' if said else ''}{said})"
 
 

@@ -44,6 +44,9 @@ def deploy(
         show_default="by kind")] = None,
     imatrix: Annotated[Path | None, typer.Option(
         metavar="FILE", help="An importance matrix for the quantisation.", show_default=False)] = None,
+    as_adapter: Annotated[bool, typer.Option(
+        "--as-adapter", help="Leave the weights as they are served and put the run's LoRA adapter over "
+        "them; --quantize does not apply.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Say what would be done.")] = False,
     as_json: Annotated[bool, AS_JSON] = False,
 ) -> None:
@@ -57,7 +60,7 @@ def deploy(
 
     context: Context = ctx.obj
     wish = verb.Wish(source, model or verb.model_of(context.paths, source), who(), quantize, share,
-                     tuple(host or ()), max_kl, imatrix=imatrix)
+                     tuple(host or ()), max_kl, imatrix=imatrix, as_adapter=as_adapter)
     if dry_run:
         planned = verb.plan(context.paths, context.inventory, wish)
         typer.echo(json.dumps(asdict(planned), indent=1) if as_json else plan_text(planned, wish.share))
@@ -158,9 +161,13 @@ def show_change(done: Changed, *, as_json: bool) -> None:
 def plan_text(planned: Planned, share: float) -> str:
     """What a deploy would do, as a person reads it."""
     return "\n".join((
-        f"convert {planned.source} on {planned.where}, quantise it to {planned.kind}, verify it",
+        f"convert {planned.source} on {planned.where}, {_how(planned.kind)}, verify it",
         f"serve it as {planned.release} beside {planned.beside} on {', '.join(planned.hosts)}",
         f"inspect it there, then give it {share:.0%} of the conversations"))
+
+
+def _how(kind: str) -> str:
+    return kind if " " in kind else f"quantise it to {kind}"
 
 
 def deployed_text(done: Deployed) -> str:
@@ -174,6 +181,10 @@ def deployed_text(done: Deployed) -> str:
     if "kl_mean" in measured:
         lines.append(f"divergence from 16 bits {measured['kl_mean']:.4f} nats a token, perplexity x "
                      f"{measured['perplexity_ratio']:.3f}, same likeliest token {measured['same_top']:.1f} %")
+    like = done.stages.get("likeness", {})
+    if "kl_mean" in like:
+        lines.append(f"an adapter: {like['kl_mean']:.2g} nats a token from what was trained, "
+                     f"{like['kl_base']:.2g} from the weights without it")
     fell = done.stages.get("quantise", {}).get("fell_back")
     if fell:
         lines.append(f"{fell} of {done.stages['quantise']['tensors']} tensors kept a larger kind: "

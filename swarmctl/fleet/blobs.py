@@ -126,10 +126,14 @@ def reaches(source: Place, to: Place) -> tuple[str, ...]:
 
 
 def into_ollama(at: Place, port: int, endpoint: Endpoint, blob: Blob, tag: str, *,
-                recipe: Mapping[str, Any] | None, tell: Teller) -> None:
-    """Make a model in the Ollama of a host out of a GGUF that lies at `at` there. Raises ToolMissing,
-    DiskFull and ServerErrors."""
+                recipe: Mapping[str, Any] | None, tell: Teller, over: str = "") -> None:
+    """Make a model in the Ollama of a host out of a GGUF that lies at `at` there; out of the model `over` and
+    that file, a LoRA adapter, where one is named. Raises ToolMissing, DiskFull and ServerErrors."""
     hand_over(at, port, endpoint, blob, tell)
+    if over:
+        make_model(at.remote.host, endpoint, tag, {}, recipe={**(recipe or {}), "from": over}, tell=tell,
+                   adapters={"adapter.gguf": blob.sha256})
+        return
     make_model(at.remote.host, endpoint, tag, {"model.gguf": blob.sha256}, recipe=recipe, tell=tell)
 
 
@@ -151,11 +155,12 @@ def hand_over(at: Place, port: int, endpoint: Endpoint, blob: Blob, tell: Teller
 
 
 def make_model(host: str, endpoint: Endpoint, tag: str, files: Mapping[str, str], *,
-               recipe: Mapping[str, Any] | None, tell: Teller) -> None:
+               recipe: Mapping[str, Any] | None, tell: Teller,
+               adapters: Mapping[str, str] | None = None) -> None:
     """Have an Ollama make a model of what it was handed: file name → sha256. Raises DiskFull and
     ServerErrors."""
     try:
-        ollama_models.create(endpoint, tag, files, recipe=recipe,
+        ollama_models.create(endpoint, tag, files, recipe=recipe, adapters=adapters,
                              tell=lambda stage: tell(f"Ollama: {stage.status[:60]}"))
     except SwarmError as exc:
         raise type(exc)(f"Ollama could not make {tag}: {exc.message}", host=host, hint=exc.hint) from exc

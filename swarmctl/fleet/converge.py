@@ -144,7 +144,8 @@ def apply(work: Work, step: Step) -> None:
 def put_blob(work: Work, step: PutBlob) -> None:
     """Copy a model's bytes under their hash: resumed, verified, never twice; from another host where that
     goes."""
-    blob, here = Blob(step.model, step.sha256, step.size), Path(work.want.models[step.model].path)
+    here = Path(work.want.models[step.model].file(step.sha256))
+    blob = Blob(step.model, step.sha256, step.size)
     to = _place(work, blob_path(work.seen.data_dir, step.sha256))
     if work.supply.sharing:
         work.tell(work.supply.sharing.bring(blob, to, work.tell, here=here).told)
@@ -164,7 +165,7 @@ def _weights_there(work: Work, step: CreateModel, endpoint: Endpoint) -> Place |
         return None
     to = _place(work, passing_path(data_dir, step.sha256))
     came = sharing.bring(Blob(step.model, step.sha256, step.size), to, work.tell,
-                         here=Path(work.want.models[step.model].path))
+                         here=Path(work.want.models[step.model].file(step.sha256)))
     work.tell(came.told)
     sharing.passing(to)
     return to

@@ -101,7 +101,10 @@ def known_models(inventory: Inventory, folder: Path, paths: Paths, fleet: Fleet 
         except SwarmError as exc:
             problems.append(exc.message)
             continue
-        by_digest[files[name].sha256] = (name, files[name].quantisation)
+        if adapter := files[name].adapter:
+            by_digest[adapter.sha256] = (name, "adapter")
+        else:
+            by_digest[files[name].sha256] = (name, files[name].quantisation)
     return Known(by_digest, files, tuple(problems))
 
 
@@ -143,7 +146,8 @@ def _blobs(stock: Stock, inventory: Inventory, known: Known) -> Iterator[Holding
 
 def _wanted_digests(host: Host, inventory: Inventory, known: Known) -> set[str]:
     names = {placement.model for placement, _ in placed_on(host, "llamacpp")}
-    found = {known.files[name].sha256 for name in names if name in known.files}
+    files = [known.files[name] for name in names if name in known.files]
+    found = {file.sha256 for file in files} | {file.adapter.sha256 for file in files if file.adapter}
     return found | {sha.lower() for name in names if (sha := inventory.models[name].sha256)}
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from swarmctl.facts import Speed
     from swarmctl.fleet.progress import Teller
     from swarmctl.fleet.shell import ShellRemote
-    from swarmctl.runtimes.base import Endpoint, ModelFile, Want
+    from swarmctl.runtimes.base import Endpoint, Want
     from swarmctl.runtimes.ollama_models import Stage
     from swarmctl.steps import CreateModel, MeasureSpeed, PullModel
 
@@ -58,8 +58,8 @@ def create_model(remote: ShellRemote, want: Want, data_dir: str, endpoint: Endpo
     blob = Blob(step.model, step.sha256, step.size)
     try:
         if at is None and not ollama_models.has_blob(endpoint, step.sha256):
-            _send(endpoint, want.models[step.model], tell)
-        into_ollama(place, step.port, endpoint, blob, step.tag,
+            _send(endpoint, want.models[step.model].file(step.sha256), blob, tell)
+        into_ollama(place, step.port, endpoint, blob, step.tag, over=step.base,
                     recipe={"parameters": dict(step.parameters)} if step.parameters else None, tell=tell)
     except (ServerError, SwarmError) as exc:
         raise explained(remote, data_dir, exc) from exc
@@ -113,16 +113,16 @@ def explained(remote: ShellRemote, data_dir: str, exc: SwarmError) -> SwarmError
     return type(exc)(exc.message, host=remote.host, hint=exc.hint)
 
 
-def _send(endpoint: Endpoint, model: ModelFile, tell: Teller) -> None:
+def _send(endpoint: Endpoint, path: str, blob: Blob, tell: Teller) -> None:
     """The bytes of a file of this machine, through the tunnel, once."""
-    told = tell.bytes(model.size)
+    told = tell.bytes(blob.size)
 
     def pieces() -> Iterator[bytes]:
         sent = 0
-        with Path(model.path).open("rb") as file:
+        with Path(path).open("rb") as file:
             while data := file.read(CHUNK):
                 yield data
                 sent += len(data)
                 told(sent)
 
-    ollama_models.send_blob(endpoint, model.sha256, model.size, pieces(), timeout=transfer_time(model.size))
+    ollama_models.send_blob(endpoint, blob.sha256, blob.size, pieces(), timeout=transfer_time(blob.size))

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from swarmctl.exchange import RECORD_VERSION, new_id
 from swarmctl.fleet.served import expected_quality
-from swarmctl.inventory import LlamaCppWish, placement_ports, runtime_of
+from swarmctl.inventory import AdapterWish, LlamaCppWish, placement_ports, runtime_of
 from swarmctl.ledger import journal
 
 if TYPE_CHECKING:
@@ -31,12 +31,17 @@ if TYPE_CHECKING:
 Action = Literal["deploy", "share", "promote", "rollback", "retire", "refuse"]
 NAME = re.compile(r"v(?P<number>[0-9]+)-(?P<digest>[0-9a-f]{8})")
 WEIGHTS = "model.gguf"
+ADAPTER = "adapter.gguf"
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
     """One record: what was done with a release of a model. `size` is bytes of its GGUF, whose hash is
-    `sha256`; `hosts` are those of its canary, all where empty. A refused one has no name."""
+    `sha256`; `hosts` are those of its canary, all where empty. A refused one has no name.
+
+    An `adapter` (sha256, and `size` in bytes) goes over the GGUF with the sha256 `base`, that of the release
+    `over`, or the inventory's own where that is empty; `sha256` tells the two together from all others.
+    """
 
     id: str
     at: str
@@ -52,6 +57,9 @@ class Release:
     evidence: Mapping[str, Any] = field(default_factory=dict)
     reason: str = ""
     by: str = ""
+    adapter: str = ""
+    base: str = ""
+    over: str = ""
 
     def to_record(self) -> dict[str, Any]:
         """The line of releases.jsonl."""
@@ -175,9 +183,11 @@ def _live(found: Standing, *, previous: bool) -> Iterator[_Live]:
 
 def _wish(wish: ModelWish, one: _Live, paths: Paths) -> ModelWish:
     assert one.release is not None
-    name = one.release.release
-    return replace(wish, name=wish_name(wish.name, name), sha256=one.release.sha256, of=wish.name,
-                   source=str(paths.releases / wish.name / name / WEIGHTS), release=name, share=one.share,
+    found, name = one.release, one.release.release
+    folder = paths.releases / wish.name / name
+    adapter = AdapterWish(str(folder / ADAPTER), found.adapter, found.over) if found.adapter else None
+    return replace(wish, name=wish_name(wish.name, name), sha256=found.base or found.sha256, of=wish.name,
+                   source=str(folder / WEIGHTS), release=name, share=one.share, adapter=adapter,
                    canary=one.role != "champion", quality=expected_quality(wish))
 
 

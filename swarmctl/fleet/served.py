@@ -46,9 +46,9 @@ def _llamacpp(want: Want, seen: Facts) -> Iterator[Served]:
         if speed is None:
             continue
         yield Served(
-            runtime="llamacpp", server=spec.name, model=wish.served_as, digest=model.sha256,
+            runtime="llamacpp", server=spec.name, model=wish.served_as, digest=model.digest,
             template=model.template_sha256, port=spec.port, context=spec.context, parallel=spec.parallel,
-            parameters=model.parameters, size=model.size, quantisation=model.quantisation,
+            parameters=model.parameters, size=model.loaded, quantisation=model.quantisation,
             prefill_speed=speed.prefill, decode_speed=speed.decode, overhead=speed.overhead,
             load_seconds=speed.load, quality=expected_quality(wish), embedding=want.embeds(spec.model),
             release=wish.release, share=wish.share, canary=wish.canary)
@@ -67,11 +67,11 @@ def _ollama(want: Want, seen: Facts) -> Iterator[Served]:
         model, wish = want.models.get(placement.model), want.wishes[placement.model]
         yield Served(
             runtime="ollama", server=f"ollama:{server_name(placement.model)}", model=wish.served_as,
-            digest=model.sha256 if model else held.digest, template=model.template_sha256 if model else "",
+            digest=model.digest if model else held.digest, template=model.template_sha256 if model else "",
             port=port, context=served_context(want, placement, shape, adopted=there is not None),
             parallel=1 if there else shape.parallel,
             parameters=model.parameters if model else int(held.size / BYTES_PER_WEIGHT),
-            size=model.size if model else held.size,
+            size=model.loaded if model else held.size,
             quantisation=model.quantisation if model else held.quantisation,
             prefill_speed=speed.prefill, decode_speed=speed.decode, overhead=speed.overhead,
             load_seconds=speed.load, quality=expected_quality(wish), tag=tag,

@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 import threading
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from hashlib import file_digest, sha256
 from importlib import resources
 from pathlib import Path
@@ -26,14 +26,14 @@ from typing import TYPE_CHECKING
 
 from swarmctl.errors import DiskFull, InventoryError, SwarmError
 from swarmctl.fleet.locks import local_lock
-from swarmctl.runtimes.base import ModelFile
+from swarmctl.runtimes.base import AdapterFile, ModelFile
 from swarmctl.runtimes.gguf_header import read_model_file
 from swarmctl.runtimes.llamacpp_build import LLAMACPP, SDIST_SHA256, sdist_name
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from swarmctl.inventory import ModelWish
+    from swarmctl.inventory import AdapterWish, ModelWish
     from swarmctl.paths import Paths
 
 BUILD_LIMIT = 3 * 3600.0
@@ -149,7 +149,7 @@ def resolve_model(wish: ModelWish, inventory_dir: Path, paths: Paths, *, airgap:
     if wish.sha256 and found.sha256 != wish.sha256.lower():
         raise SwarmError(f"model {wish.name}: {path} has the sha256 {found.sha256}, not {wish.sha256}",
                          hint="correct `sha256` in the inventory, or fetch the right file")
-    return found
+    return replace(found, adapter=_adapter(wish.name, wish.adapter)) if wish.adapter else found
 
 
 def describe_file(name: str, path: Path, memory: Path) -> ModelFile:
@@ -192,6 +192,19 @@ def writing(path: Path) -> Iterator[Path]:
         raise kind(f"{path} cannot be written: {exc.strerror}", hint=f"see {path.parent}") from exc
     finally:
         part.unlink(missing_ok=True)
+
+
+def _adapter(name: str, wish: AdapterWish) -> AdapterFile:
+    path = Path(wish.source)
+    try:
+        size, digest = path.stat().st_size, hash_file(path)
+    except OSError as exc:
+        raise SwarmError(f"model {name}: its adapter {path} cannot be read: {exc.strerror}",
+                         hint="`swarmctl rollback` goes back to a release that is whole") from exc
+    if digest != wish.sha256:
+        raise SwarmError(f"model {name}: its adapter {path} has the sha256 {digest}, not {wish.sha256}",
+                         hint="it was changed after it was deployed: deploy its run again")
+    return AdapterFile(str(path), digest, size, wish.over)
 
 
 def _locate(wish: ModelWish, inventory_dir: Path, paths: Paths, airgap: Path | None,

@@ -42,7 +42,8 @@ LIMIT = 300.0
 
 @dataclass(frozen=True, slots=True)
 class Workshop:
-    """All paths are absolute where it is; `data_dir` is where its jobs lie."""
+    """All paths are absolute where it is; `data_dir` is where its jobs lie, `blobs` the hashes of the models
+    that it serves."""
 
     remote: ShellRemote
     data_dir: str
@@ -50,6 +51,7 @@ class Workshop:
     code: str
     tools: str
     source: str
+    blobs: frozenset[str] = frozenset()
 
 
 def here(paths: Paths, tell: Teller, *, converts: bool) -> Workshop:
@@ -75,7 +77,8 @@ def on_host(paths: Paths, inventory: Inventory, host: Host, tell: Teller) -> Wor
     tools = _tools(remote, host, seen, store, tell)
     python = training_python(remote, host, seen, paths, tell)
     source = f"{seen.data_dir}/sources/{_unpacked(remote, seen.data_dir, converter_tar(store, tell))}"
-    return Workshop(remote, seen.data_dir, python, jobs.put_code(remote, seen.data_dir), tools, source)
+    return Workshop(remote, seen.data_dir, python, jobs.put_code(remote, seen.data_dir), tools, source,
+                    frozenset(blob.sha256 for blob in seen.blobs))
 
 
 def _tools(remote: ShellRemote, host: Host, seen: Facts, store: Store, tell: Teller) -> str:

@@ -107,6 +107,16 @@ class ImproveWish:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterWish:
+    """A LoRA adapter that a release puts over a model's weights: its GGUF here and that file's hash. `over`
+    is the release whose weights they are, empty for the inventory's own."""
+
+    source: str
+    sha256: str
+    over: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelWish:
     """A model the swarm knows. `source` is `shipped:small`, a path to a GGUF file, an https URL with
     `sha256`, or `ollama:NAME`, which Ollama pulls from its registry.
@@ -116,8 +126,8 @@ class ModelWish:
     LlamaCppWish. An `embedding` model makes vectors and answers no questions. Without `improve` it is
     trained by hand only. `weights` is the Hugging Face folder that training starts from.
 
-    `of`, `release`, `share` and `canary` are never read from a file: fleet.releases fills them in for a
-    trained release of the model `of`.
+    `of`, `release`, `share`, `canary` and `adapter` are never read from a file: fleet.releases fills them in
+    for a trained release of the model `of`.
     """
 
     name: str
@@ -134,6 +144,7 @@ class ModelWish:
     release: str = ""
     share: float = 1.0
     canary: bool = False
+    adapter: AdapterWish | None = None
 
     @property
     def served_as(self) -> str:

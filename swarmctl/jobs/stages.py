@@ -28,6 +28,8 @@ STAGES: Mapping[str, str] = {
     "gguf": "swarmctl.jobs.gguf:gguf",
     "quantise": "swarmctl.jobs.quantise:quantise",
     "perplexity": "swarmctl.jobs.perplexity:perplexity",
+    "adapter": "swarmctl.jobs.adapter:adapter",
+    "likeness": "swarmctl.jobs.adapter:likeness",
     "verify": "swarmctl.jobs.verify:verify",
 }
 

@@ -76,8 +76,9 @@ def verify(spec: Spec, folder: Folder) -> dict[str, Any]:
     """The stage: out/model.gguf, served, against the tokenizer in `spec.model` (empty: a GGUF alone).
 
     `more["verify"]` has the folder of llama-server as `tools`, and may have `prompts` (conversations to
-    answer), the `bound` of their answers in tokens, and `trained`, a file of what `render` gave when the
-    model was trained. What the tokenizer renders is left in out/rendered.json.
+    answer), the `bound` of their answers in tokens, `trained`, a file of what `render` gave when the model
+    was trained, and `served`, the base that out/adapter.gguf goes over. What the tokenizer renders is left in
+    out/rendered.json.
     """
     more, weights = spec.more["verify"], folder.path / spec.model
     prompts, trained = more.get("prompts") or list(CONVERSATIONS[:3]), folder.path / more.get("trained", "-")
@@ -87,9 +88,10 @@ def verify(spec: Spec, folder: Folder) -> dict[str, Any]:
         kept = json.loads(trained.read_text(encoding="utf-8"))
         found["changed"] = _changed(kept, render(weights, [one["messages"] for one in kept]))
     folder.say("verify", step=1, steps=2)
-    tools, file = Path(more["tools"]), folder.path / "out" / "model.gguf"
+    tools, file = Path(more["tools"]), folder.path / more.get("served", "out/model.gguf")
+    lora = folder.path / "out" / "adapter.gguf" if "served" in more else None
     try:
-        with serving(tools / "llama-server", file, folder.path / "verify.log") as base:
+        with serving(tools / "llama-server", file, folder.path / "verify.log", lora) as base:
             bos = found.get("ending", {}).get("bos") or ""
             found["differ"] = [each for one in seen if (each := _differs(base, one, bos))]
             found["smoke"] = [smoke(base, prompt, int(more.get("bound") or BOUND)) for prompt in prompts]
@@ -101,12 +103,14 @@ def verify(spec: Spec, folder: Folder) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def serving(server: Path, model: Path, log: Path) -> Iterator[str]:
-    """A llama-server for that file on a free loopback port, for as long as the block runs; its address."""
+def serving(server: Path, model: Path, log: Path, lora: Path | None = None) -> Iterator[str]:
+    """A llama-server for that file, with a LoRA adapter over it where there is one, on a free loopback port,
+    for as long as the block runs; its address."""
     port = _free_port()
     argv = (str(server), "--model", str(model), "--host", "127.0.0.1", "--port", str(port), "--jinja",
             "--offline", "--no-ui", "--threads", str(max(1, min(4, (os.cpu_count() or 2) // 2))),
-            "--parallel", "1", "--ctx-size", "2048", "--n-gpu-layers", "0", "--cache-ram", "0")
+            "--parallel", "1", "--ctx-size", "2048", "--n-gpu-layers", "0", "--cache-ram", "0",
+            *(("--lora", str(lora)) if lora else ()))
     with (log.open("wb") as out,
           subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=out, stderr=out) as process):
         try:
@@ -123,10 +127,24 @@ def serving(server: Path, model: Path, log: Path) -> Iterator[str]:
 
 def smoke(base: str, messages: Conversation, bound: int) -> dict[str, Any]:
     """One prompt answered greedily: what it said, why it ended, and after how many tokens."""
-    said = _post(base, "/v1/chat/completions", {"messages": messages, "temperature": 0, "max_tokens": bound})
+    said = post(base, "/v1/chat/completions", {"messages": messages, "temperature": 0, "max_tokens": bound})
     choice = said["choices"][0]
     return {"messages": messages, "answer": choice["message"].get("content") or "",
             "finish": choice["finish_reason"], "tokens": said.get("usage", {}).get("completion_tokens", 0)}
+
+
+def post(base: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    """A server's answer. Raises DoesNotServe where it refuses."""
+    asked = urllib.request.Request(f"{base}{path}", json.dumps(body).encode(),  # noqa: S310  loopback
+                                   {"Content-Type": "application/json"})
+    try:
+        with urllib.request.urlopen(asked, timeout=ANSWER_LIMIT) as reply:  # noqa: S310  loopback
+            found: dict[str, Any] = json.load(reply)
+    except urllib.error.HTTPError as exc:
+        said = exc.read(2000).decode(errors="replace")
+        raise DoesNotServe(f"llama-server refuses {path}: {said}") from exc
+    return found
+
 
 
 def _differs(base: str, one: Mapping[str, Any], bos: str) -> dict[str, Any] | None:
@@ -134,11 +152,11 @@ def _differs(base: str, one: Mapping[str, Any], bos: str) -> dict[str, Any] | No
 
     llama.cpp takes a leading BOS off the text and puts it back when it tokenises.
     """
-    text = _post(base, "/apply-template", {"messages": one["messages"]})["prompt"]
+    text = post(base, "/apply-template", {"messages": one["messages"]})["prompt"]
     if text.removeprefix(bos) != one["text"].removeprefix(bos):
         return {"messages": one["messages"], "trained": one["text"], "served": text}
     begins = bool(bos) and one["text"].startswith(bos)
-    tokens = _post(base, "/tokenize", {"content": text.removeprefix(bos) if begins else text,
+    tokens = post(base, "/tokenize", {"content": text.removeprefix(bos) if begins else text,
                                        "add_special": begins, "parse_special": True})["tokens"]
     if tokens != one["tokens"]:
         return {"messages": one["messages"], "trained": one["tokens"], "served": tokens}
@@ -168,18 +186,6 @@ def _wait(process: subprocess.Popen[bytes], base: str, log: Path) -> None:
 def _get(base: str, path: str) -> dict[str, Any]:
     with urllib.request.urlopen(f"{base}{path}", timeout=10) as reply:  # noqa: S310  loopback
         found: dict[str, Any] = json.load(reply)
-    return found
-
-
-def _post(base: str, path: str, body: Mapping[str, Any]) -> dict[str, Any]:
-    asked = urllib.request.Request(f"{base}{path}", json.dumps(body).encode(),  # noqa: S310  loopback
-                                   {"Content-Type": "application/json"})
-    try:
-        with urllib.request.urlopen(asked, timeout=ANSWER_LIMIT) as reply:  # noqa: S310  loopback
-            found: dict[str, Any] = json.load(reply)
-    except urllib.error.HTTPError as exc:
-        said = exc.read(2000).decode(errors="replace")
-        raise DoesNotServe(f"llama-server refuses {path}: {said}") from exc
     return found
 
 

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 #: quantisation → the largest mean Kullback-Leibler divergence from 16 bits that is let pass, in nats a token
-KL_BOUNDS: Mapping[str, float] = {"F16": 0.001, "Q8_0": 0.01, "Q6_K": 0.03, "Q5_K_M": 0.06, "Q5_K_S": 0.08,
-                                  "Q4_K_M": 0.15, "Q4_K_S": 0.2, "Q4_0": 0.3}
+KL_BOUNDS: Mapping[str, float] = {"F32": 0.001, "F16": 0.001, "BF16": 0.005, "Q8_0": 0.01, "Q6_K": 0.03,
+                                  "Q5_K_M": 0.06, "Q5_K_S": 0.08, "Q4_K_M": 0.15, "Q4_K_S": 0.2, "Q4_0": 0.3}
 LOOSEST = 0.5
 SHOWN = 120
 
@@ -22,13 +22,15 @@ SHOWN = 120
 def unfit(stages: Mapping[str, Mapping[str, Any]], kind: str, max_kl: float | None = None) -> tuple[str, ...]:
     """Why a model must not be served, each reason with its numbers; empty where it may.
 
-    `stages` is what the job's stages gave: quantise, perplexity and verify.
+    `stages` is what the job's stages gave: quantise, perplexity, likeness and verify. Of an adapter `kind` is
+    the quantisation of the base that it goes over.
     """
-    broken = stages.get("verify", {}).get("broken")
+    broken = stages.get("verify", {}).get("broken") or stages.get("likeness", {}).get("broken")
     if broken:
         return (str(broken),)
     return (*_template(stages.get("verify", {})), *_ending(stages.get("verify", {})),
-            *_divergence(stages.get("perplexity", {}), kind, max_kl))
+            *_divergence(stages.get("perplexity", {}), kind, max_kl),
+            *_likeness(stages.get("likeness", {}), kind, max_kl))
 
 
 def kl_bound(kind: str, max_kl: float | None = None) -> float:
@@ -77,6 +79,21 @@ def _ending(verify: Mapping[str, Any]) -> Iterator[str]:
     empty = [one for one in verify.get("smoke") or [] if not one["answer"].strip()]
     if empty:
         yield f"{len(empty)} of {len(verify['smoke'])} answers were empty"
+
+
+def _likeness(measured: Mapping[str, Any], kind: str, max_kl: float | None) -> Iterator[str]:
+    """Whether the served base with the adapter is what was trained, and not the base alone."""
+    mean = measured.get("kl_mean")
+    if mean is None:
+        return
+    bound = kl_bound(kind, max_kl)
+    if not math.isfinite(mean) or mean > bound:
+        yield (f"over the {kind} weights that hosts hold, the adapter is not what was trained: its "
+               f"log-probabilities diverge by {mean:.4g} nats a token, and {bound:g} is the bound; deploy it "
+               "merged, without --as-adapter, or over its own base")
+    elif measured["kl_base"] <= mean:
+        yield (f"over the {kind} weights that hosts hold, the adapter changes less than their quantisation: "
+               f"{mean:.4g} nats a token from what was trained, {measured['kl_base']:.4g} from the base")
 
 
 def _divergence(measured: Mapping[str, Any], kind: str, max_kl: float | None) -> Iterator[str]:

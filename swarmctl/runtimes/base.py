@@ -7,6 +7,7 @@ A `Runtime` plans purely (`plan(want, seen)`) and speaks to a running server (`h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
@@ -29,12 +30,23 @@ class Endpoint:
 
 
 @dataclass(frozen=True, slots=True)
+class AdapterFile:
+    """The GGUF of a LoRA adapter; `over` is the release whose weights it goes over, empty for the
+    inventory's own."""
+
+    path: str
+    sha256: str
+    size: int
+    over: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelFile:
     """A model's weights as swarmctl knows them, read from the GGUF header once.
 
     `parameters` counts weights, `size` is bytes of the file, `kv_bytes_per_token` the F16 KV cache a token
     takes. `pooling` is how an embedding model makes one vector of many tokens (mean, cls, last), rank for a
-    reranker, and empty where the file does not say.
+    reranker, and empty where the file does not say. With an `adapter` the model is this file and that one.
     """
 
     name: str
@@ -48,6 +60,26 @@ class ModelFile:
     kv_bytes_per_token: int
     template_sha256: str
     pooling: str = ""
+    adapter: AdapterFile | None = None
+
+    @property
+    def digest(self) -> str:
+        """What tells these weights from all others: the file's hash, or with an adapter that of both."""
+        return adapted_digest(self.sha256, self.adapter.sha256) if self.adapter else self.sha256
+
+    @property
+    def loaded(self) -> int:
+        """Bytes of all its weights."""
+        return self.size + (self.adapter.size if self.adapter else 0)
+
+    def file(self, sha256: str) -> str:
+        """The path of that one of its files."""
+        return self.adapter.path if self.adapter and self.adapter.sha256 == sha256 else self.path
+
+
+def adapted_digest(base: str, adapter: str) -> str:
+    """The digest of weights with a LoRA adapter over them, from those of the two files."""
+    return sha256(f"{base}+{adapter}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -98,7 +98,7 @@ def _contexts(model: ModelFile, context: int | None) -> tuple[int, ...]:
 def _in_memory(model: ModelFile, space: Room, context: int | None, parallel: int) -> tuple[Fit, Room]:
     needs = 0
     for tokens in _contexts(model, context):
-        needs = int(model.size * 1.05) + kv_bytes(model, tokens, parallel, "f16") + CPU_OVERHEAD
+        needs = int(model.loaded * 1.05) + kv_bytes(model, tokens, parallel, "f16") + CPU_OVERHEAD
         if needs <= space.memory:
             return Fit(tokens, parallel, "f16", 0, (), "in RAM"), Room(space.memory - needs, space.gpus)
     raise _too_large(model, needs, space, parallel)
@@ -114,7 +114,7 @@ def _unknown_gpu(model: ModelFile, space: Room, context: int | None, parallel: i
 
 def _on_gpus(model: ModelFile, space: Room, tokens: int, parallel: int,
              cache: str) -> tuple[Fit, Room] | None:
-    needs = int(model.size * 1.02) + kv_bytes(model, tokens, parallel, cache)
+    needs = int(model.loaded * 1.02) + kv_bytes(model, tokens, parallel, cache)
     note = "" if cache == "f16" else f"{cache} cache, as F16 does not fit"
     single = sorted((free, index) for index, (_, free) in enumerate(space.gpus)
                     if free is not None and free >= needs + GPU_OVERHEAD)
@@ -136,7 +136,7 @@ def _on_gpus(model: ModelFile, space: Room, tokens: int, parallel: int,
 def _split(model: ModelFile, space: Room, context: int | None, parallel: int) -> tuple[Fit, Room]:
     """Give the GPUs as many layers as fit, the rest to RAM."""
     tokens = _contexts(model, context)[-1]
-    needs = int(model.size * 1.02) + kv_bytes(model, tokens, parallel, "f16")
+    needs = int(model.loaded * 1.02) + kv_bytes(model, tokens, parallel, "f16")
     layer = max(needs // (model.layers + 1), 1)
     total = sum(max((free or 0) - GPU_OVERHEAD, 0) for _, free in space.gpus)
     layers = min(total // layer, model.layers)
@@ -172,7 +172,7 @@ def _too_large(model: ModelFile, needs: int, space: Room, parallel: int) -> Swar
     gpus = sum(free or 0 for _, free in space.gpus)
     has = f"{_gb(space.memory)} of RAM" + (f" and {_gb(gpus)} of GPU memory" if space.gpus else "")
     return SwarmError(
-        f"model {model.name} does not fit: it needs {_gb(needs)} (weights {_gb(model.size)}, "
+        f"model {model.name} does not fit: it needs {_gb(needs)} (weights {_gb(model.loaded)}, "
         f"{parallel} conversations), and what is left here is {has}",
         hint="give it a smaller context or parallel, a smaller quantisation, or another host")
 

@@ -95,11 +95,12 @@ def _blobs(want: Want, seen: Facts) -> Iterator[PutBlob]:
     planned: set[str] = set()
     for placement, _ in placed_on(want.host, "llamacpp"):
         model = want.models[placement.model]
-        if there.get(model.sha256) == model.size or model.sha256 in planned:
-            continue
-        planned.add(model.sha256)
-        yield PutBlob(model.name, model.sha256, model.size,
-                      f"{seen.data_dir}/blobs has no {model.sha256[:12]} of {model.size} bytes")
+        for file in (model, model.adapter):
+            if file is None or there.get(file.sha256) == file.size or file.sha256 in planned:
+                continue
+            planned.add(file.sha256)
+            yield PutBlob(model.name, file.sha256, file.size,
+                          f"{seen.data_dir}/blobs has no {file.sha256[:12]} of {file.size} bytes")
 
 
 def _serve(spec: ServerSpec, seen: Facts, note: str) -> Iterator[StartServer | MeasureSpeed]:

@@ -119,7 +119,7 @@ def _spec(want: Want, placement: Placement, port: int, facts: Facts, build: Buil
     flags = {**_from_facts(want.host, facts, model, placed, port), **embedding, **_overrides(want, placement)}
     argv = (f"{home}/{RUNTIME_FOLDER}/{build.key}/bin/llama-server", *_rendered(flags))
     spec = ServerSpec(
-        name=server_name(placement.model), model=placement.model, sha256=model.sha256, argv=argv,
+        name=server_name(placement.model), model=placement.model, sha256=model.digest, argv=argv,
         env=_environment(placed, build), port=port, context=placed.context, parallel=placed.parallel,
         mode="systemd" if facts.systemd_user else "own", digest="")
     return replace(spec, digest=_digest(spec, want.host))
@@ -162,6 +162,8 @@ def _from_facts(host: Host, facts: Facts, model: ModelFile, placed: Fit, port: i
         "log-prefix": True,
         "log-colors": "off",
     }
+    if model.adapter:
+        flags["lora"] = f"{facts.data_dir.rstrip('/')}/blobs/sha256-{model.adapter.sha256}"
     if placed.gpus and len(placed.gpus) == 1 and placed.gpu_layers == "all":
         flags["split-mode"] = "none"
     return flags

@@ -166,9 +166,9 @@ def send_blob(endpoint: Endpoint, sha256: str, size: int, pieces: Iterable[bytes
 def create(endpoint: Endpoint, name: str, files: Mapping[str, str], *,
            recipe: Mapping[str, Any] | None = None, adapters: Mapping[str, str] | None = None,
            quantize: str | None = None, tell: Callable[[Stage], None] = lambda _: None) -> None:
-    """Make a model of blobs the server holds: file name → sha256. Raises RequestRejected, ServerUnavailable,
-    DiskFull."""
-    body: dict[str, Any] = {"model": name, "files": _digests(files), **(recipe or {})}
+    """Make a model of blobs the server holds: file name → sha256; without any the recipe says `from`. Raises
+    RequestRejected, ServerUnavailable, DiskFull."""
+    body: dict[str, Any] = {"model": name, **({"files": _digests(files)} if files else {}), **(recipe or {})}
     if adapters:
         body["adapters"] = _digests(adapters)
     if quantize:

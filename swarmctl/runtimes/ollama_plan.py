@@ -169,9 +169,26 @@ def _models(want: Want, seen: Facts, there: OllamaSeen | None, shape: Shape, *,
             yield PullModel(placement.model, tag, port, reason, anew)
             continue
         model = want.models[placement.model]
-        yield CreateModel(model.name, tag, model.sha256, model.size, port,
-                          parameters(want, seen, placement, shape.fits[model.name], adopted=adopts), reason,
-                          anew)
+        given = parameters(want, seen, placement, shape.fits[model.name], adopted=adopts)
+        if model.adapter is None:
+            yield CreateModel(model.name, tag, model.sha256, model.size, port, given, reason, anew)
+            continue
+        there_is, base = _base(want, placement, names - lacking)
+        if not there_is:
+            names.add(base)
+            yield CreateModel(model.name, base, model.sha256, model.size, port, given,
+                              f"{tag} is an adapter over it", base in lacking)
+        yield CreateModel(model.name, tag, model.adapter.sha256, model.adapter.size, port, given, reason,
+                          anew, base)
+
+
+def _base(want: Want, placement: Placement, names: set[str]) -> tuple[bool, str]:
+    """The Ollama model that a release's adapter goes over, and whether it is there."""
+    model, name = want.models[placement.model], want.wishes[placement.model].served_as
+    plain = tag_name(name, model.sha256)
+    over = release_tag(name, model.adapter.over) if model.adapter and model.adapter.over else plain
+    found = next((tag for tag in (over, plain) if tag in names), None)
+    return found is not None, found or plain
 
 
 def _measures(want: Want, seen: Facts, shape: Shape, *, adopts: bool, anew: bool) -> Iterator[MeasureSpeed]:

@@ -113,11 +113,11 @@ def _resident(want: Want, placement: Placement, parallel: int, space: Room) -> t
         tokens = wished or _smallest(model)
         cache = kv_bytes(model, tokens, parallel, "f16")
         overhead = max(1, len(space.gpus)) * (GPU_OVERHEAD if space.gpus else CPU_OVERHEAD)
-        return Share(want.host.name, "llamacpp", model.name, tokens, parallel, model.size, cache,
-                     overhead + model.size // 20, has, False, _holders(space)), space
+        return Share(want.host.name, "llamacpp", model.name, tokens, parallel, model.loaded, cache,
+                     overhead + model.loaded // 20, has, False, _holders(space)), space
     cache = kv_bytes(model, placed.context, parallel, placed.cache_type)
-    rest = max(0, has - _total(left) - model.size - cache)
-    return Share(want.host.name, "llamacpp", model.name, placed.context, parallel, model.size, cache, rest,
+    rest = max(0, has - _total(left) - model.loaded - cache)
+    return Share(want.host.name, "llamacpp", model.name, placed.context, parallel, model.loaded, cache, rest,
                  has, True, placed.note), left
 
 
@@ -177,7 +177,7 @@ def _alone(want: Want, seen: Facts, placement: Placement, manner: _Manner, space
     named = context_of(want, placement, model) if model else placement.context
     tokens, parallel = manner.context or named or OLLAMA_CONTEXT, manner.parallel
     tokens = min(tokens, model.context_train) if model else tokens
-    weights = model.size if model else _pulled_size(want, seen, placement.model)
+    weights = model.loaded if model else _pulled_size(want, seen, placement.model)
     if weights is None:
         return Share(want.host.name, "ollama", placement.model, tokens, parallel, 0, 0, 0, _total(space),
                      None, "its size is known once it is pulled")

@@ -18,7 +18,8 @@ from swarmctl.dispatch.inspection import inspect, problem_of
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import InventoryError, SwarmError, UsageError
 from swarmctl.evaluation.questions import held_out
-from swarmctl.fleet.finishing import KINDS, Order, finish
+from swarmctl.fleet.adapters import base_of, unservable
+from swarmctl.fleet.finishing import KINDS, Order, finish, linked
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
     from swarmctl.dispatch.swarm import Swarm
-    from swarmctl.fleet.finishing import Finished
+    from swarmctl.fleet.finishing import Base, Finished
     from swarmctl.fleet.progress import Event
     from swarmctl.fleet.releases import Release, Standing
     from swarmctl.fleet.roles import BringUp, Reported
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Candidate
 
+OWN = "the inventory's own weights"
 INSPECT_LIMIT = 1800.0
 PROMPTS = 8
 #: characters of a person's own questions and answers that a divergence is measured on, at most
@@ -58,7 +60,8 @@ class Refused(SwarmError):
 @dataclass(frozen=True, slots=True)
 class Wish:
     """What is to be deployed: a run's id, a Hugging Face folder or a GGUF. `share` is the canary's part of
-    the conversations, `hosts` where it is to be (all that serve the model where empty)."""
+    the conversations, `hosts` where it is to be (all that serve the model where empty). `as_adapter` leaves
+    the weights that the run trained over as they are served, and puts its adapter over them."""
 
     source: str
     model: str
@@ -69,6 +72,7 @@ class Wish:
     max_kl: float | None = None
     bound: int = 256
     imatrix: Path | None = None
+    as_adapter: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,9 +128,13 @@ def plan(paths: Paths, inventory_path: Path, wish: Wish) -> Planned:
     hosts, source, records = _hosts(inventory, wish), source_of(paths, wish.source), read(paths)
     how = standing(records, wish.model)
     name = next_name(records, wish.model, "????????")
-    champion = how.champion.release if how.champion else "the inventory's own weights"
+    champion = how.champion.release if how.champion else OWN
+    kind = wish.kind
+    if wish.as_adapter:
+        base = base_of(paths, inventory, inventory_path, source.run, wish.source)
+        kind = f"an adapter over {base.over or OWN} ({base.quantisation})"
     return Planned(str(source.run.id if source.run else source.weights or source.gguf), source.where,
-                   wish.kind, hosts, name, champion)
+                   kind, hosts, name, champion)
 
 
 def deploy(paths: Paths, inventory_path: Path, wish: Wish, bring_up: BringUp, clock: Callable[[], float],
@@ -140,7 +148,8 @@ def deploy(paths: Paths, inventory_path: Path, wish: Wish, bring_up: BringUp, cl
     hosts = _hosts(inventory, wish)
     source = source_of(paths, wish.source)
     with alone(paths, wish.model, note):
-        work = _Work(paths, inventory, wish, source, clock, note)
+        base = base_of(paths, inventory, inventory_path, source.run, wish.source) if wish.as_adapter else None
+        work = _Work(paths, inventory, wish, source, clock, note, base)
         finished = work.finish(event)
         with deciding(paths):
             release = work.keep(finished)
@@ -171,6 +180,7 @@ class _Work:
     source: Source
     clock: Callable[[], float]
     note: Callable[[str], None]
+    base: Base | None = None
 
     @property
     def run(self) -> str:
@@ -182,15 +192,19 @@ class _Work:
         wish, source = self.wish, self.source
         if source.gguf:
             self._check(source.gguf)
+        if self.base and source.run and (reasons := unservable(self.paths, self.inventory, source.run)):
+            raise self.refuse(reasons, None)
+        kind = self.base.quantisation if self.base else wish.kind
         text, prompts = _texts(self.paths, source)
-        order = Order(wish.model, source.run, source.weights, source.gguf, wish.kind, text, prompts,
-                      wish.bound, wish.imatrix)
-        tell = Teller(source.where, 1, 1, f"finish {wish.model} as {wish.kind}", event)
+        order = Order(wish.model, source.run, source.weights, source.gguf, kind, text, prompts,
+                      wish.bound, wish.imatrix, self.base)
+        how = f"an adapter over {kind}" if self.base else kind
+        tell = Teller(source.where, 1, 1, f"finish {wish.model} as {how}", event)
         tell("", state="begun")
         finished = finish(self.paths, self.inventory, order, tell)
         tell("", 1.0, state="done")
         self._check(finished.gguf)
-        if reasons := unfit(finished.stages, wish.kind, wish.max_kl):
+        if reasons := unfit(finished.stages, kind, wish.max_kl):
             raise self.refuse(reasons, finished)
         return finished
 
@@ -210,7 +224,10 @@ class _Work:
     def record(self, action: str, release: str, finished: Finished | None,
                **more: Any) -> Release:  # noqa: ANN401
         """One line of the history."""
-        weights = {"sha256": finished.sha256, "size": finished.size} if finished else {}
+        weights: dict[str, Any] = {"sha256": finished.sha256, "size": finished.size} if finished else {}
+        if finished and finished.base:
+            weights |= {"adapter": finished.adapter_sha256, "base": finished.base.sha256,
+                        "over": finished.base.over}
         return append(self.paths, self.clock(), action=action, model=self.wish.model, release=release,
                       run=self.run, dataset=self.source.dataset, by=self.wish.by, **weights, **more)
 
@@ -224,7 +241,7 @@ class _Work:
         shutil.rmtree(part, ignore_errors=True)
         part.mkdir(parents=True)
         try:
-            for one in (finished.gguf, finished.rendered):
+            for one in (finished.gguf, finished.rendered, *([finished.adapter] if finished.base else [])):
                 linked(one, part / one.name)
             if finished.merged.is_dir():
                 shutil.copytree(finished.merged, part / "merged", copy_function=linked)
@@ -364,14 +381,6 @@ def _failures(reports: Sequence[Reported]) -> dict[str, SwarmError]:
     return {**failed, **off}
 
 
-def linked(source: str | Path, to: str | Path) -> None:
-    """The same bytes under another name: linked, and copied where that cannot be."""
-    try:
-        os.link(source, to)
-    except OSError:
-        shutil.copyfile(source, to)
-
-
 def _nobody(failed: Mapping[str, SwarmError], hosts: Sequence[str]) -> None:
     """Raise where no host at all serves it."""
     if set(hosts) <= set(failed):
@@ -386,4 +395,5 @@ def _evidence(finished: Finished) -> dict[str, Any]:
     smoke = verify.pop("smoke", [])
     return {"quantise": dict(finished.stages.get("quantise", {})),
             "perplexity": dict(finished.stages.get("perplexity", {})),
+            "likeness": dict(finished.stages.get("likeness", {})),
             "verify": {**verify, "smoke": len(smoke), "ended": sum(one["finish"] == "stop" for one in smoke)}}
