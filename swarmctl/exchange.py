@@ -130,7 +130,8 @@ class ChatRequest:
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """One answer's clock. Seconds and tokens; None where the server does not say."""
+    """One answer's clock. Seconds and tokens; None where the server does not say. `queue_seconds`, the wait
+    for a slot of ours, comes before all the others and is in none of them."""
 
     prompt_tokens: int | None = None
     cached_tokens: int | None = None
@@ -140,6 +141,7 @@ class Timings:
     load_seconds: float | None = None
     first_token_seconds: float | None = None
     total_seconds: float | None = None
+    queue_seconds: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,18 +13,14 @@ import shutil
 import signal
 import subprocess
 import time
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from recorded import paths_under
 from running import Cli, ask_json, slowed
 from stocked import free_ports, stock
 from test_ollama import FOLDER
 from test_ollama_up import airgap, release  # noqa: F401  fixtures
-from test_routing import SMALL
 
-from swarmctl.dispatch.in_flight import count_in_flight, in_flight
 from swarmctl.dispatch.marks import read_mark
 from swarmctl.facts import parse_facts
 from swarmctl.facts.runners import share_read
@@ -240,22 +236,6 @@ def test_drain_waits_for_what_an_ollama_answers_whoever_asked(here):
         rest = asking.stdout.read()
         assert b'"done":true' in rest, "the answer ended as it would have"
     here.run("uncordon", "here")
-
-
-def test_questions_under_way_at_an_ollama_are_counted_and_those_of_dead_processes_are_not(tmp_path):
-    paths, ollama = paths_under(tmp_path), replace(SMALL, runtime="ollama")
-    with in_flight(paths, ollama), in_flight(paths, ollama):
-        assert count_in_flight(paths, ollama) == 2
-        with in_flight(paths, SMALL):
-            assert count_in_flight(paths, ollama) == 2, "a llama.cpp server counts for itself"
-        assert count_in_flight(paths, replace(ollama, server="other")) == 0
-    (folder,) = (paths.state / "in-flight").iterdir()
-    gone = subprocess.Popen(("true",))
-    gone.wait()
-    (folder / f"{gone.pid}-abc").touch()
-    (folder / "nonsense").touch()
-    assert count_in_flight(paths, ollama) == 0
-    assert list(folder.iterdir()) == []
 
 
 PROBED = """

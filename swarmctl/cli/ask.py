@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swarmctl.cli.streaming import SilentSink, TerminalSink, show_footer, show_route
+from swarmctl.cli.streaming import SilentSink, TerminalSink, show_footer, show_route, show_wait
 from swarmctl.cli.toolcalls import check_choice, read_results, read_tools, reads_stdin
 from swarmctl.dispatch.question import Answered, Asked, Attachment
 from swarmctl.errors import UsageError
@@ -55,6 +55,9 @@ def ask(
         "--tool-result", metavar="CALL=FILE", show_default=False,
         help="The result of a call that the last answer asked for, by its id; `-` is stdin. May be repeated; "
              "the conversation goes on, with or without a further question.")] = None,
+    priority: Annotated[int, typer.Option(
+        min=-9, max=9, help="Where every slot is taken: higher comes earlier, each step as if it had been "
+                            "asked ten seconds before.")] = 0,
     explain: Annotated[bool, typer.Option("--explain",
                                           help="Show the whole table of prices on stderr.")] = False,
     as_json: Annotated[bool, typer.Option(
@@ -73,7 +76,7 @@ def ask(
         prompt, file or [], with_pipe=not reads_stdin(results))
     asked = Asked(text, tuple(attachments), system, model, host, max_tokens, temperature, seed,
                   read_schema(schema) if schema else None, tools=read_tools(tools) if tools else (),
-                  tool_choice=tool_choice)
+                  tool_choice=tool_choice, priority=priority)
     if go_on or results:
         asked = _with_results(context, continued(context, asked), results)
     check_choice(tool_choice, asked.tools)
@@ -82,7 +85,7 @@ def ask(
     sink = (SilentSink if as_json else TerminalSink)(sys.stdout, sys.stderr)
     try:
         answered = ask_verb(swarm, asked, sink, terminal=terminal, clock=context.clock,
-                            routed=show_route if explain else None)
+                            routed=show_route if explain else None, waiting=show_wait)
     finally:
         sink.end()
     if answered.woken:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarmctl.cli.ask import continued, find_swarm, say
-from swarmctl.cli.streaming import TerminalSink, show_footer, show_route
+from swarmctl.cli.streaming import TerminalSink, show_footer, show_route, show_wait
 from swarmctl.dispatch.question import Asked
 from swarmctl.errors import SwarmError, UsageError
 from swarmctl.exchange import Message
@@ -89,7 +89,7 @@ def _turn(context: Context, swarm: Swarm, talk: Talk, line: str) -> None:
     sink = TerminalSink(sys.stdout, sys.stderr)
     try:
         answered = ask_verb(swarm, asked, sink, terminal=terminal_id(context.environ), clock=context.clock,
-                            routed=show_route if talk.explain else None)
+                            routed=show_route if talk.explain else None, waiting=show_wait)
     finally:
         sink.end()
     show_footer(answered.exchange)

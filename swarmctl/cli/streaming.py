@@ -95,6 +95,13 @@ def show_footer(exchange: Exchange, err: TextIO = sys.stderr) -> None:
     err.write(f"\033[2m— {line}\033[0m\n")
 
 
+def show_wait(ahead: int, seconds: float) -> None:
+    """Say that every slot is taken, in one line."""
+    line = f"{ahead} question{'s' if ahead != 1 else ''} ahead" if ahead else "next in line"
+    sys.stderr.write(f"swarmctl: every slot is taken; waiting, {line}, about {max(1.0, seconds):.0f} s\n")
+    sys.stderr.flush()
+
+
 def show_route(route: Route, sort: Categorised, err: TextIO = sys.stderr) -> None:
     """Show the whole table of prices, the chosen first, and why the others are out. Plain text: no rich to
     load."""

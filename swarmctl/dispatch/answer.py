@@ -12,9 +12,10 @@ from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
-from swarmctl.dispatch.in_flight import in_flight
+from swarmctl.dispatch.admission import TERMS, admit
 from swarmctl.dispatch.marks import clear_mark, mark_down
 from swarmctl.errors import (
+    Busy,
     ContextExceeded,
     RemoteError,
     RequestRejected,
@@ -28,11 +29,12 @@ from swarmctl.runtimes.http import TunnelDown
 from swarmctl.runtimes.named import runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
+    from swarmctl.dispatch.admission import Admitted, Terms
     from swarmctl.dispatch.swarm import Swarm
     from swarmctl.exchange import ChatRequest, Chunk, Finish, ToolCall
-    from swarmctl.routing.cost import Price, Route
+    from swarmctl.routing.cost import Candidate, Price, Route
 
 CONNECT_TIMEOUT = 5.0
 FIRST_TOKEN_PATIENCE = 30.0
@@ -79,17 +81,25 @@ class Cancelled(KeyboardInterrupt):
 
 
 def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
-           clock: Callable[[], float] = time.time, *,
-           watch: Callable[[Chunk], None] | None = None) -> Outcome:
+           clock: Callable[[], float] = time.time, *, watch: Callable[[Chunk], None] | None = None,
+           terms: Terms = TERMS) -> Outcome:
     """Answer a request. `watch` sees every chunk before the sink does; what it raises closes the stream,
-    which stops the server's work, and goes on to the caller.
+    which stops the server's work, and goes on to the caller. `terms` say how it waits for a slot.
 
-    Raises Cancelled on Ctrl-C, with the outcome so far; RequestRejected where every host would refuse; any
-    other failure of all candidates ends in an Outcome with finish `error`.
+    Raises Cancelled on Ctrl-C, with the outcome so far; RequestRejected where every host would refuse; Busy
+    where no slot came free; any other failure of all candidates ends in an Outcome with finish `error`.
     """
     attempts: list[Attempt] = []
-    for number, price in enumerate(route.prices):
-        run = _Run(swarm, price, ask, sink, tuple(attempts), watch)
+    left = list(route.prices)
+    while True:
+        try:
+            admitted = admit(swarm, _first_tier(route, left), terms)
+        except Busy as exc:
+            if not attempts:
+                raise
+            return Outcome(left[0], "", "error", Timings(), tuple(attempts), exc.message)
+        price = admitted.price
+        run = _Run(swarm, admitted, ask, sink, tuple(attempts), watch)
         try:
             outcome = run.stream()
         except (RemoteError, ServerError) as exc:
@@ -99,21 +109,37 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
                 mark_down(swarm.paths, price.candidate.host, exc.message, clock(),
                           verify=swarm.host(price.candidate.host).intermittent)
             attempts.append(Attempt(price.candidate.host, price.candidate.model, _why(exc), run.tokens))
-            following = route.prices[number + 1] if number + 1 < len(route.prices) else None
-            sink.failed(attempts[-1], following)
+            left = _without(left, price.candidate)
+            sink.failed(attempts[-1], _first_tier(route, left)[0] if left else None)
         else:
             clear_mark(swarm.paths, price.candidate.host)
             return outcome
-    return Outcome(route.prices[-1], "", "error", Timings(), tuple(attempts), attempts[-1].error)
+        if not left:
+            return Outcome(price, "", "error", Timings(), tuple(attempts), attempts[-1].error)
+
+
+def _first_tier(route: Route, left: Sequence[Price]) -> Sequence[Price]:
+    """Those that may be asked now: stand-ins only once nobody else is left."""
+    stand_ins = {_key(price.candidate) for price in route.prices[len(route.prices) - route.stand_ins:]}
+    return [price for price in left if _key(price.candidate) not in stand_ins] or left
+
+
+def _without(left: Sequence[Price], tried: Candidate) -> list[Price]:
+    return [price for price in left if _key(price.candidate) != _key(tried)]
+
+
+def _key(candidate: Candidate) -> tuple[str, str]:
+    return candidate.host, candidate.server
 
 
 class _Run:
     """One attempt on one candidate."""
 
-    def __init__(self, swarm: Swarm, price: Price, ask: ChatRequest, sink: Sink,
+    def __init__(self, swarm: Swarm, admitted: Admitted, ask: ChatRequest, sink: Sink,
                  attempts: tuple[Attempt, ...], watch: Callable[[Chunk], None] | None) -> None:
         self.swarm = swarm
-        self.price = price
+        self.price = admitted.price
+        self.admitted = admitted
         self.ask = ask
         self.sink = sink
         self.attempts = attempts
@@ -128,7 +154,7 @@ class _Run:
     def stream(self) -> Outcome:
         last: Chunk | None = None
         try:
-            with in_flight(self.swarm.paths, self.price.candidate), closing(self._chunks()) as chunks:
+            with self.admitted.slot, closing(self._chunks()) as chunks:
                 for last in chunks:
                     if self.watch:
                         self.watch(last)
@@ -171,7 +197,7 @@ class _Run:
             self.sink.call(call)
 
     def _outcome(self, finish: Finish, timings: Timings) -> Outcome:
-        timed = replace(timings, first_token_seconds=self.first,
+        timed = replace(timings, first_token_seconds=self.first, queue_seconds=self.admitted.waited or None,
                         total_seconds=time.monotonic() - self.started)
         return Outcome(self.price, "".join(self.pieces), finish, timed, self.attempts,
                        tool_calls=tuple(self.calls), thought="".join(self.thoughts))

@@ -12,8 +12,8 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from swarmctl.dispatch.in_flight import TELLING, count_in_flight
 from swarmctl.dispatch.marks import mark_down, read_mark
+from swarmctl.dispatch.slots import TELLING, claimed
 from swarmctl.dispatch.verify import Verification
 from swarmctl.errors import ServerUnavailable
 from swarmctl.fleet.standing import read_aside
@@ -114,19 +114,24 @@ def _look(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
                       verify=swarm.host(candidate.host).intermittent)
         return Standing(out=str(exc))
     if not loaded:
-        return Standing(loaded=False)
+        return Standing(loaded=False, busy=claimed(swarm.paths, candidate, candidate.parallel))
     return _busy(swarm, candidate, endpoint)
 
 
 def _busy(swarm: Swarm, candidate: Candidate, endpoint: Endpoint) -> Standing:
-    """What the server counts; of one that does not count, what this machine has under way there."""
+    """What the server counts, and how much of it is ours: at least what we held before and after it counted.
+    Of one that does not count, what this machine has under way there; one too busy to say is at least that
+    busy, and with others where it is not with us."""
+    before = claimed(swarm.paths, candidate, candidate.parallel)
     if candidate.runtime not in TELLING:
-        return Standing(busy=count_in_flight(swarm.paths, candidate), slots=candidate.parallel)
+        return Standing(busy=before, slots=candidate.parallel)
     try:
         load = runtime(candidate.runtime).load(endpoint, timeout=SLOTS_TIMEOUT)
     except ServerUnavailable:
-        return Standing(busy=candidate.parallel, slots=candidate.parallel)
-    return Standing(busy=load.busy, slots=load.slots)
+        return Standing(busy=max(before, 1), slots=candidate.parallel, others=0 if before else 1)
+    ours = claimed(swarm.paths, candidate, load.slots)
+    others = max(0, load.busy - max(before, ours))
+    return Standing(busy=ours + others, slots=load.slots, others=others)
 
 
 def _from_marks(swarm: Swarm, candidate: Candidate, now: float) -> Standing:

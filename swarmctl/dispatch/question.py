@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from swarmctl.dispatch.admission import Terms
 from swarmctl.dispatch.answer import Cancelled, answer
 from swarmctl.dispatch.canary import divided, find_way, named
 from swarmctl.dispatch.on_demand import wake_for
@@ -42,7 +43,8 @@ class Asked:
     """A question as a person put it. `history` is the conversation so far, `previous` the id of its last
     exchange, and `holder` the (host, model) that answered it and may still hold it in its cache. `results` of
     tool calls come before the question, which may be empty beside them. `images` belong to the question.
-    `prefill` is the answer's beginning, where it is given. The rest is as in ChatRequest."""
+    `prefill` is the answer's beginning, where it is given. Where it has to wait for a slot, a higher
+    `priority` comes earlier. The rest is as in ChatRequest."""
 
     prompt: str
     attachments: tuple[Attachment, ...] = ()
@@ -69,6 +71,7 @@ class Asked:
     top_logprobs: int | None = None
     think: bool | str | None = None
     raw: bool = False
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,13 +87,16 @@ class Answered:
 
 def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callable[[], float],
         routed: Callable[[Route, Categorised], None] | None = None,
-        watch: Callable[[Chunk], None] | None = None, identity: str | None = None) -> Answered:
+        watch: Callable[[Chunk], None] | None = None, identity: str | None = None,
+        waiting: Callable[[int, float], None] | None = None) -> Answered:
     """Route a question, stream its answer into `sink`, record it, and remember it as this terminal's last.
 
     `routed` is told the route before the first token, `watch` sees every chunk before the sink; `identity` is
-    the exchange's id where that had to be known before. On Ctrl-C the partial answer is recorded as cancelled
+    the exchange's id where that had to be known before; `waiting` is told once where every slot is taken: how
+    many wait before it, and for about how many seconds. On Ctrl-C the partial answer is recorded as cancelled
     and KeyboardInterrupt goes on. Raises UsageError for a model or host that nobody serves, NoCandidate,
-    RequestRejected, ServerUnavailable (every candidate failed), LedgerError (answered, but not recorded).
+    RequestRejected, Busy (no slot came free), ServerUnavailable (every candidate failed), LedgerError
+    (answered, but not recorded).
     """
     started = clock()
     request = as_request(asked)
@@ -109,7 +115,7 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
         return row
 
     try:
-        outcome = answer(swarm, way, request, sink, clock, watch=watch)
+        outcome = answer(swarm, way, request, sink, clock, watch=watch, terms=Terms(asked.priority, waiting))
     except Cancelled as stop:
         keep(stop.outcome)
         raise

@@ -11,7 +11,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from swarmctl.dispatch.in_flight import TELLING
+from swarmctl.dispatch.slots import TELLING
 from swarmctl.errors import RemoteError, ServerError, SwarmError
 from swarmctl.facts.runners import of_ollama
 from swarmctl.fleet.survey import survey

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 
 def ask(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callable[[], float],
-        routed: Callable[[Route, Categorised], None] | None = None) -> Answered:
+        routed: Callable[[Route, Categorised], None] | None = None,
+        waiting: Callable[[int, float], None] | None = None) -> Answered:
     """Ask the swarm; see dispatch.question.put for what is raised."""
-    return put(swarm, asked, sink, terminal=terminal, clock=clock, routed=routed)
+    return put(swarm, asked, sink, terminal=terminal, clock=clock, routed=routed, waiting=waiting)

@@ -1,0 +1,174 @@
+"""A question's way to a slot: its first candidate's where one is free, else the queue, until the best place
+to be answered is free.
+
+While it waits, the prices are made again with what is at work everywhere now, so a question goes where it is
+cheapest to be answered and not to where it first lined up; a slow host that is free is taken when it is
+cheaper than waiting for the quick one. Waiting is a look at two files' times every few hundredths of a
+second; only what changed, or a second gone by, is a reason to look closer.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from swarmctl.dispatch import queue
+from swarmctl.dispatch.slots import Slot, claim, claimed, freed_at
+from swarmctl.errors import Busy
+from swarmctl.routing.cost import expected_queue, in_order
+from swarmctl.runtimes.http import check_hangup
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.routing.cost import Candidate, Price, Standing
+
+#: Seconds between two looks at the files' times; jittered, so that waiters do not march in step.
+POLL = (0.015, 0.035)
+#: So many of the first in line look closer at each change; the others only as time goes by.
+NEAR = 8
+#: Seconds after which a waiter looks closer unasked (the first in line; the others later), and asks the
+#: servers again what others do there.
+RECHECK, PER_RANK, LOOK_AGAIN = 0.25, 0.01, 1.0
+#: So many of the cheapest are waited for, and so many of them asked again.
+CONSIDERED, ASKED_AGAIN = 16, 4
+#: A wait shorter than this is not worth a word.
+NOTICEABLE = 0.5
+SHORTEST_RETRY, LONGEST_RETRY = 1.0, 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How a question is asked. A higher `priority` comes earlier in the queue; `waiting` is told once where
+    it has to wait: how many are ahead of it, and for about how many seconds."""
+
+    priority: int = 0
+    waiting: Callable[[int, float], None] | None = None
+
+
+TERMS = Terms()
+
+
+@dataclass(frozen=True, slots=True)
+class Admitted:
+    """A candidate with one of its slots, to be closed, and the seconds that it was waited for."""
+
+    price: Price
+    slot: Slot
+    waited: float = 0.0
+
+
+def admit(swarm: Swarm, prices: Sequence[Price], terms: Terms) -> Admitted:
+    """Claim a slot of the first candidate, or wait for the best. Raises Busy where the queue is full or the
+    wait too long, HungUp where whoever asks is gone."""
+    first = prices[0]
+    if queue.empty(swarm.paths) and (slot := claim(swarm.paths, first.candidate, first.slots, first.others)):
+        return Admitted(first, slot)
+    try:
+        ticket = queue.Ticket(swarm.paths, terms.priority)
+    except OSError:  # a full disk does not keep a question from being asked
+        return Admitted(first, Slot(None, "", 0))
+    with ticket:
+        return _Wait(swarm, prices, terms, ticket).until_admitted()
+
+
+class _Wait:
+    """One question in line."""
+
+    def __init__(self, swarm: Swarm, prices: Sequence[Price], terms: Terms, ticket: queue.Ticket) -> None:
+        self.swarm = swarm
+        self.terms = terms
+        self.ticket = ticket
+        self.prices = sorted(prices, key=_free_price)[:CONSIDERED]
+        self.rank = 0
+        self.began = self.looked = time.monotonic()
+        self.told = False
+
+    def until_admitted(self) -> Admitted:
+        policy = self.swarm.fleet.routing
+        signs, due = (0, 0), 0.0
+        while True:
+            now, seen = time.monotonic(), self._signs()
+            if now >= due or (seen != signs and self.rank < NEAR):
+                signs, due = seen, now + RECHECK + PER_RANK * self.rank
+                if admitted := self._try(now):
+                    return admitted
+                self._refuse_when_full(policy.queue)
+            if now - self.began >= policy.queue_seconds:
+                raise self._busy(f"no slot became free within {policy.queue_seconds:.0f} s")
+            self._tell(now)
+            check_hangup()
+            time.sleep(random.uniform(*POLL))  # noqa: S311  jitter, no secret
+
+    def _try(self, now: float) -> Admitted | None:
+        """Claim the slot of the cheapest candidate, if it is free and nobody ahead wants it."""
+        ahead = self.ticket.ahead()
+        self.rank = len(ahead)
+        if self.rank < NEAR and now - self.looked >= LOOK_AGAIN:
+            self._look_again()
+        self.prices = [self._priced(price, ahead) for price in self.prices]
+        best = in_order(self.prices)[0][0]
+        if not best.queue and (slot := claim(self.swarm.paths, best.candidate, best.slots, best.others)):
+            return Admitted(best, slot, time.monotonic() - self.began)
+        self.ticket.wants(p.candidate for p in self.prices if _free_price(p) <= best.total)
+        return None
+
+    def _priced(self, price: Price, ahead: Sequence[frozenset[str]]) -> Price:
+        busy = claimed(self.swarm.paths, price.candidate, price.slots) + price.others
+        line = busy + queue.before(price.candidate, ahead)
+        return replace(price, busy=busy,
+                       queue=expected_queue(line, price.slots, price.prefill + price.decode))
+
+    def _look_again(self) -> None:
+        """What others do at the servers, and which of them still answer."""
+        from swarmctl.dispatch.probe import look
+
+        self.looked = time.monotonic()
+        front = sorted(self.prices, key=lambda p: p.total)[:ASKED_AGAIN]
+        seen = look(self.swarm, [price.candidate for price in front], time.time())
+        up = {key: standing for key, standing in seen.items() if not standing.out}
+        self.prices = [_standing(price, up.get(_key(price.candidate))) for price in self.prices
+                       if _key(price.candidate) in up or _key(price.candidate) not in seen] or self.prices
+
+    def _refuse_when_full(self, bound: int) -> None:
+        if self.rank >= bound:
+            raise self._busy(f"every slot is taken, and {bound} questions wait already")
+
+    def _busy(self, message: str) -> Busy:
+        after = min(max(self._expected(), SHORTEST_RETRY), LONGEST_RETRY)
+        return Busy(message, retry_after=after, hint=f"ask again in about {after:.0f} s; --priority comes "
+                                                     "earlier, and more slots or hosts help all")
+
+    def _expected(self) -> float:
+        return min(price.queue for price in self.prices)
+
+    def _tell(self, now: float) -> None:
+        if not self.told and self.terms.waiting and now - self.began >= NOTICEABLE:
+            self.told = True
+            self.terms.waiting(self.rank, self._expected())
+
+    def _signs(self) -> tuple[int, int]:
+        try:
+            line = os.stat(f"{self.swarm.paths.state}/queue").st_mtime_ns  # noqa: PTH116
+        except OSError:
+            line = 0
+        return freed_at(self.swarm.paths), line
+
+
+def _free_price(price: Price) -> float:
+    """What it would cost with a slot free."""
+    return price.total - price.queue
+
+
+def _standing(price: Price, standing: Standing | None) -> Price:
+    if standing is None:
+        return price
+    return replace(price, slots=standing.slots or price.slots, others=standing.others)
+
+
+def _key(candidate: Candidate) -> tuple[str, str]:
+    return candidate.host, candidate.server

@@ -1,0 +1,124 @@
+"""The queue of questions that found no free slot: one for all processes of this machine, fair and bounded.
+
+Each waits with a ticket: a small file in state/queue that its process keeps locked, so that the kernel tells
+who still waits. Its name sorts by arrival, less AGEING seconds for each step of priority: among equals the
+first comes first, the important come earlier, and nobody waits for ever. Its content says what it waits for
+(HOST@SERVER, a line each): who stands ahead without wanting a server is not in the way of one who does.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from swarmctl.paths import Paths
+    from swarmctl.routing.cost import Candidate
+
+#: What a step of priority is worth, in seconds of having come earlier.
+AGEING = 10.0
+#: Keeps the key of an early, important ticket positive.
+ORIGIN = 1e9
+#: More than any ticket says.
+LONGEST = 1 << 16
+
+
+class Ticket:
+    """A place in the queue; given up when it is closed or its process ends, however that is."""
+
+    def __init__(self, paths: Paths, priority: int) -> None:
+        """Stand in line. Raises OSError where the state folder cannot be written."""
+        self._folder = _folder(paths)
+        self.name = f"{_key(priority):020d}-{secrets.token_hex(6)}"
+        os.makedirs(self._folder, exist_ok=True)  # noqa: PTH103
+        part = f"{self._folder}/.{self.name}"
+        self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody knows of it yet
+        os.replace(part, f"{self._folder}/{self.name}")  # noqa: PTH105
+        self._wants = ""
+
+    def wants(self, candidates: Iterable[Candidate]) -> None:
+        """Say what is waited for; until then it is everything."""
+        said = "".join(f"{_name(candidate)}\n" for candidate in candidates)
+        if said != self._wants:
+            self._wants = said
+            with suppress(OSError):
+                os.pwrite(self._descriptor, said.encode(), 0)
+                os.ftruncate(self._descriptor, len(said.encode()))
+
+    def ahead(self) -> tuple[frozenset[str], ...]:
+        """What each of those before us wants, the first in line first; an empty set is everything."""
+        return tuple(wanted for name in _names(self._folder) if name < self.name
+                     if (wanted := _read(f"{self._folder}/{name}")) is not None)
+
+    def close(self) -> None:
+        """Leave."""
+        with suppress(OSError):
+            os.unlink(f"{self._folder}/{self.name}")  # noqa: PTH108
+        os.close(self._descriptor)
+
+    def __enter__(self) -> Ticket:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def before(candidate: Candidate, ahead: Iterable[frozenset[str]]) -> int:
+    """How many of those ahead want this candidate's server."""
+    return sum(not wanted or _name(candidate) in wanted for wanted in ahead)
+
+
+def empty(paths: Paths) -> bool:
+    """Whether nobody is in line; the tickets of the dead count as somebody, whom the next in line removes."""
+    return next(_names(_folder(paths)), None) is None
+
+
+def length(paths: Paths) -> int:
+    """How many questions wait."""
+    folder = _folder(paths)
+    return sum(_read(f"{folder}/{name}") is not None for name in _names(folder))
+
+
+def _read(file: str) -> frozenset[str] | None:
+    """What a ticket wants; None for one whose process is gone, which is removed."""
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return frozenset(os.pread(descriptor, LONGEST, 0).decode(errors="replace").split())
+    else:
+        with suppress(OSError):
+            os.unlink(file)  # noqa: PTH108
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _names(folder: str) -> Iterator[str]:
+    try:
+        return iter(sorted(name for name in os.listdir(folder) if name[0] != "."))  # noqa: PTH208
+    except OSError:
+        return iter(())
+
+
+def _key(priority: int) -> int:
+    """Nanoseconds on the clock that all processes share."""
+    return int((time.monotonic() - AGEING * priority + ORIGIN) * 1e9)
+
+
+def _name(candidate: Candidate) -> str:
+    return f"{candidate.host}@{candidate.server}"
+
+
+def _folder(paths: Paths) -> str:
+    return f"{paths.state}/queue"
