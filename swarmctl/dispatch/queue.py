@@ -58,10 +58,13 @@ class Ticket:
                      if (wanted := _read(f"{self._folder}/{name}")) is not None)
 
     def close(self) -> None:
-        """Leave."""
+        """Leave; once more does nothing."""
+        if self._descriptor < 0:
+            return
         with suppress(OSError):
             os.unlink(f"{self._folder}/{self.name}")  # noqa: PTH108
         os.close(self._descriptor)
+        self._descriptor = -1
 
     def __enter__(self) -> Ticket:
         return self

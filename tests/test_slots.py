@@ -1,0 +1,196 @@
+"""Slots and the queue, with real processes: who gets the last one, what a kill frees, who comes next."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import replace
+
+import pytest
+from recorded import paths_under
+from test_routing import SMALL
+
+from swarmctl.dispatch.queue import AGEING, Ticket, before, empty, length
+from swarmctl.dispatch.slots import claim, claimed, freed_at
+
+HERE = replace(SMALL, host="spinoza", server="llamacpp-small")
+
+#: A process that does as its stdin says, a word a line, and answers with a line.
+CLAIMER = """
+import sys
+from dataclasses import replace
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from recorded import paths_under
+from test_routing import SMALL
+from swarmctl.dispatch.queue import Ticket
+from swarmctl.dispatch.slots import claim
+paths, here = paths_under(Path(sys.argv[1])), replace(SMALL, host="spinoza", server="llamacpp-small")
+held = []
+for line in sys.stdin:
+    word, *numbers = line.split()
+    if word == "claim":
+        slot = claim(paths, here, *map(int, numbers))
+        held += [slot] if slot else []
+        print("won" if slot else "lost", flush=True)
+    elif word == "wait":
+        held.append(Ticket(paths, int(numbers[0])))
+        print(held[-1].name, flush=True)
+    elif word == "free":
+        while held:
+            held.pop().close()
+        print("freed", flush=True)
+"""
+
+
+class Claimer:
+    """Another process."""
+
+    def __init__(self, tmp_path, tests) -> None:
+        self.process = subprocess.Popen([sys.executable, "-c", CLAIMER, str(tmp_path), str(tests)], text=True,
+                                        stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def tell(self, *words) -> None:
+        self.process.stdin.write(" ".join(map(str, words)) + "\n")
+        self.process.stdin.flush()
+
+    def said(self) -> str:
+        return self.process.stdout.readline().strip()
+
+    def do(self, *words) -> str:
+        self.tell(*words)
+        return self.said()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(10)
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def paths(tmp_path):
+    return paths_under(tmp_path)
+
+
+@pytest.fixture
+def others(tmp_path, request):
+    made = [Claimer(tmp_path, request.path.parent) for _ in range(2)]
+    yield made
+    for one in made:
+        one.kill()
+
+
+def test_two_processes_never_both_take_the_last_slot(others):
+    for _ in range(100):
+        for one in others:
+            one.tell("claim", 1)
+        assert sorted(one.said() for one in others) == ["lost", "won"]
+        for one in others:
+            one.do("free")
+
+
+def test_they_never_take_more_than_what_others_leave(others, paths):
+    for _ in range(30):
+        for one in others:
+            one.tell("claim", 3, 1)
+        assert [one.said() for one in others] == ["won", "won"], "three slots, one of them in others' use"
+        assert claim(paths, HERE, 3, 1) is None
+        assert others[0].do("claim", 3, 1) == "lost"
+        for one in others:
+            one.do("free")
+
+
+def test_a_claim_counts_at_once_and_a_killed_process_holds_nothing(others, paths):
+    assert others[0].do("claim", 2) == "won"
+    assert others[1].do("claim", 2) == "won"
+    assert claimed(paths, HERE, 2) == 2
+    assert claim(paths, HERE, 2) is None
+    others[0].kill()
+    assert claimed(paths, HERE, 2) == 1
+    with claim(paths, HERE, 2) as slot:
+        assert slot.company in (0, 1)
+        assert claim(paths, HERE, 2) is None
+    assert claimed(paths, HERE, 2) == 1
+
+
+def test_threads_of_one_process_share_slots_like_processes(paths):
+    held, refused, together = [], [], threading.Barrier(16)
+
+    def take() -> None:
+        together.wait(10)
+        slot = claim(paths, HERE, 4)
+        (held if slot else refused).append(slot)
+
+    threads = [threading.Thread(target=take, daemon=True) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(10)
+    assert (len(held), len(refused)) == (4, 12)
+    for slot in held:
+        slot.close()
+        slot.close()
+    assert claimed(paths, HERE, 4) == 0
+
+
+def test_servers_do_not_share_slots(paths):
+    with claim(paths, HERE, 1):
+        assert claim(paths, replace(HERE, server="another"), 1) is not None
+        assert claim(paths, replace(HERE, host="worlock"), 1) is not None
+        assert claim(paths, HERE, 1) is None
+
+
+def test_freeing_leaves_its_mark_for_who_waits(paths):
+    before_ = freed_at(paths)
+    claim(paths, HERE, 1).close()
+    first = freed_at(paths)
+    claim(paths, HERE, 1).close()
+    assert before_ < first < freed_at(paths)
+
+
+def test_a_state_folder_that_cannot_be_written_keeps_no_question_from_being_asked(paths):
+    paths.state.parent.mkdir(parents=True, exist_ok=True)
+    paths.state.write_text("a file where a folder should be")
+    with claim(paths, HERE, 1), claim(paths, HERE, 1):
+        assert claimed(paths, HERE, 1) == 0
+
+
+def test_equals_wait_in_the_order_in_which_they_came(paths):
+    with Ticket(paths, 0) as first, Ticket(paths, 0) as second, Ticket(paths, 0) as third:
+        assert [len(one.ahead()) for one in (first, second, third)] == [0, 1, 2]
+        first.close()
+        assert [len(one.ahead()) for one in (second, third)] == [0, 1]
+
+
+def test_the_important_come_earlier_and_time_makes_up_for_it(paths, monkeypatch):
+    now = time.monotonic()
+    clock = iter((now, now + 1, now + AGEING + 2))
+    monkeypatch.setattr("swarmctl.dispatch.queue.time.monotonic", lambda: next(clock))
+    with Ticket(paths, 0) as plain, Ticket(paths, 1) as important, Ticket(paths, 1) as late:
+        assert [len(one.ahead()) for one in (important, plain, late)] == [0, 1, 2]
+
+
+def test_who_waits_for_another_server_is_not_in_the_way(paths):
+    elsewhere = replace(HERE, host="worlock")
+    with Ticket(paths, 0) as first, Ticket(paths, 0) as second, Ticket(paths, 0) as third:
+        assert before(HERE, third.ahead()) == 2, "who has not said yet wants everything"
+        first.wants([elsewhere])
+        second.wants([elsewhere, HERE])
+        assert before(HERE, third.ahead()) == 1
+        assert before(elsewhere, third.ahead()) == 2
+        second.wants([elsewhere])
+        assert before(HERE, third.ahead()) == 0
+
+
+def test_the_ticket_of_a_killed_process_is_nobodys(others, paths):
+    others[0].do("wait", 5)
+    with Ticket(paths, 0) as mine:
+        assert len(mine.ahead()) == 1
+        assert length(paths) == 2
+        others[0].kill()
+        assert mine.ahead() == ()
+        assert length(paths) == 1
+    assert empty(paths)
