@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swarmctl.cli.streaming import SilentSink, TerminalSink, show_footer, show_route, show_wait
+from swarmctl.cli.streaming import SilentSink, TerminalSink, show_cascade, show_footer, show_route, show_wait
 from swarmctl.cli.toolcalls import check_choice, read_results, read_tools, reads_stdin
 from swarmctl.dispatch.question import Answered, Asked, Attachment
 from swarmctl.errors import UsageError
@@ -88,6 +88,8 @@ def ask(
                             routed=show_route if explain else None, waiting=show_wait)
     finally:
         sink.end()
+    if explain:
+        show_cascade(answered.exchange)
     if answered.woken:
         say(f"{answered.woken} sleeps and answers such questions better; it is being woken")
     if as_json:

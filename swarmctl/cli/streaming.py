@@ -114,6 +114,20 @@ def show_route(route: Route, sort: Categorised, err: TextIO = sys.stderr) -> Non
     err.flush()
 
 
+def show_cascade(exchange: Exchange, err: TextIO = sys.stderr) -> None:
+    """Say whether a smaller model was asked first, how sure it was, and what followed from it."""
+    said = exchange.route.get("cascade") or {}
+    if said.get("decision") == "direct":
+        err.write(f"no cascade: {said['why']}\n")
+    elif said:
+        ends = {"commit": "shown", "escalate": f"{exchange.model} was asked instead"}
+        err.write(f"cascade: {said['model']} on {said['host']}, after {said['tokens']} tokens and "
+                  f"{said['seconds'] or 0.0:.2f} s: {said['confidence']:.0%} likely good (shown from "
+                  f"{said['high']:.0%}, given up from {said['low']:.0%}, {said['before']:.0%} before): "
+                  f"{ends.get(said['decision'], said['decision'])}\n")
+    err.flush()
+
+
 def table(route: Route) -> str:
     """The prices, in seconds of a person's time but where a unit stands."""
     head = ("host", "model", "queue", "connect", "load", "prefill", "decode", "energy", "risk", "price", "Wh",

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.admission import Terms
-from swarmctl.dispatch.answer import Cancelled, answer
+from swarmctl.dispatch.answer import Cancelled
 from swarmctl.dispatch.canary import divided, find_way, named
+from swarmctl.dispatch.cascade import Cascade
 from swarmctl.dispatch.on_demand import wake_for
 from swarmctl.dispatch.record import fresh_id, record
 from swarmctl.errors import NoCandidate, ServerUnavailable, UsageError
@@ -103,26 +104,27 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     sort, question = as_question(asked, request)
     identity = identity or fresh_id(started)
     way, woken = _route(swarm, asked, question, started, asked.conversation or identity)
+    cascade = Cascade(swarm, way, request, sort.category, named=bool(asked.model))
     if routed:
-        routed(way, sort)
+        routed(cascade.way, sort)
 
     def keep(outcome: Outcome) -> Exchange:
-        row = record(swarm, request, way, outcome, category=sort.category, now=started,
+        row = record(swarm, request, cascade.way, outcome, category=sort.category, now=started,
                      conversation=asked.conversation, parent=asked.previous, terminal=terminal, via=asked.via,
-                     identity=identity)
+                     identity=identity, cascade=cascade.record(outcome))
         if asked.via != SERVED:
             remember(swarm.paths, terminal, Last(row.id, row.conversation))
         return row
 
     try:
-        outcome = answer(swarm, way, request, sink, clock, watch=watch, terms=Terms(asked.priority, waiting))
+        outcome = cascade.answer(sink, clock, watch=watch, terms=Terms(asked.priority, waiting))
     except Cancelled as stop:
         keep(stop.outcome)
         raise
     row = keep(outcome)
     if outcome.finish == "error":
         raise _all_failed(outcome)
-    return Answered(row, way, sort, woken)
+    return Answered(row, cascade.way, sort, woken)
 
 
 def _route(swarm: Swarm, asked: Asked, question: Question, now: float,

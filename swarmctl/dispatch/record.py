@@ -12,6 +12,8 @@ from swarmctl.exchange import Exchange, new_id
 from swarmctl.ledger.journal import append
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from swarmctl.dispatch.answer import Outcome
     from swarmctl.dispatch.swarm import Swarm
     from swarmctl.exchange import Category, ChatRequest
@@ -33,9 +35,9 @@ def timestamp(now: float) -> str:
 
 def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, category: Category, now: float,
            conversation: str | None, parent: str | None, terminal: str, via: str,
-           identity: str | None = None) -> Exchange:
+           identity: str | None = None, cascade: Mapping[str, Any] | None = None) -> Exchange:
     """Append the exchange to the journal and return it. `identity` is its id where that had to be known
-    before.
+    before; `cascade` what happened on the way to a larger model.
 
     Raises LedgerError: then nothing was recorded.
     """
@@ -47,7 +49,7 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
         digest=candidate.digest, template=candidate.template, conversation=conversation or identity,
         parent=parent,
         terminal=terminal, via=via, error=outcome.error, params=ask.params(), timings=outcome.timings,
-        attempts=outcome.attempts, route=route_record(route), tool_calls=outcome.tool_calls,
+        attempts=outcome.attempts, route=route_record(route, cascade), tool_calls=outcome.tool_calls,
         thought=outcome.thought,
     )
     append(swarm.paths.journal, exchange.to_record())
@@ -58,13 +60,14 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
     return exchange
 
 
-def route_record(route: Route) -> dict[str, Any]:
+def route_record(route: Route, cascade: Mapping[str, Any] | None = None) -> dict[str, Any]:
     """The route as it is recorded and shown by --json."""
     return {
         "reason": route.reason,
         "prices": [price_record(price) for price in route.prices[:ROUTE_ROWS]],
         "excluded": [{"host": out.candidate.host, "model": out.candidate.model, "reason": out.reason}
                      for out in route.excluded[:ROUTE_ROWS]],
+        **({"cascade": dict(cascade)} if cascade else {}),
     }
 
 

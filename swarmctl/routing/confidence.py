@@ -1,0 +1,148 @@
+"""How sure a model is of its own answer, and what that has meant in this swarm so far.
+
+A model's own probabilities are no probabilities of being right: one model's 90 % is right four times of five,
+another's says nothing. So they are evidence, and a curve per model, fitted on ratings, weighs it:
+
+    log-odds(good) = log-odds(good | the question) + w · signals(probabilities of the tokens so far)
+
+The first term is what the router believed before it asked. w = 0, "says nothing", is where every fit starts:
+the curve of all models is pulled towards it, the curve of one model towards the one of all, its curve for a
+category towards the model's own (ridge; each level counts as PRIOR ratings). The logistic curve is Platt's
+(Advances in Large Margin Classifiers, 1999), with more than one signal. One curve each for the first 1, 2, 4
+… tokens and for the whole answer, because the same figure means more of a long answer than of a short one.
+
+Answers that escalate are rated in nobody's favour and leave a gap in the ratings. As it depends on the very
+signals that the curve takes in, it widens the uncertainty there and does not bend the curve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from itertools import accumulate
+from math import exp, log, log1p
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from swarmctl.exchange import Category
+
+#: Tokens after which the curve changes; after the last of them it stays.
+STAGES = (1, 2, 4, 8, 16, 32, 64)
+#: The last curve is that of the whole answer.
+WHOLE = len(STAGES)
+#: Names of the signals, in the order of a curve's weights; the first weight is the curve's shift.
+SIGNALS = ("shift", "whole", "least", "first", "length")
+#: No belief is surer than this, in log-odds (99.75 %).
+SUREST = 6.0
+
+
+@dataclass(frozen=True, slots=True)
+class Curve:
+    """What one model's probabilities mean: weights of the signals at each stage, the last for whole answers.
+
+    `information` is how far good and bad answers lie apart by then (difference of the mean log-odds); `gain`
+    what the curve tells of an answer it was not fitted on (nats, mean, with the lower end of its interval).
+    """
+
+    weights: tuple[tuple[float, ...], ...]
+    information: tuple[float, ...]
+    ratings: int = 0
+    gain: float = 0.0
+    gain_low: float = 0.0
+
+    @property
+    def speaks(self) -> bool:
+        """Whether the model's confidence says anything: the interval of the gain leaves out zero."""
+        return self.gain_low > 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Curves:
+    """Of every model and category; `pooled` is that of all models together."""
+
+    pooled: Curve | None = None
+    models: Mapping[str, Mapping[str, Curve]] = field(default_factory=dict)
+
+    def of(self, digest: str, category: Category) -> Curve | None:
+        """The curve of a model (by its digest), or of all where it has none; None where there is neither."""
+        own = self.models.get(digest)
+        if own is None:
+            return self.pooled
+        return own.get(category) or own.get("") or self.pooled
+
+
+@dataclass(slots=True)
+class Trail:
+    """The log-probabilities of an answer's tokens, as they come. `beginning` keeps those that stages need."""
+
+    tokens: int = 0
+    total: float = 0.0
+    first: float = 0.0
+    least: float = 0.0
+    beginning: list[float] = field(default_factory=list)
+
+    def add(self, logprob: float) -> None:
+        """One token more."""
+        if self.tokens == 0:
+            self.first = logprob
+        else:
+            self.least = min(self.least, logprob)
+        self.tokens += 1
+        self.total += logprob
+        if self.tokens <= STAGES[-1]:
+            self.beginning.append(logprob)
+
+    def signals(self) -> tuple[float, ...]:
+        """What the tokens so far amount to, as SIGNALS, each of about unit size.
+
+        The likelihood of all of it; of the least likely token after the first; of the first, which often only
+        chooses how to begin; and how much there is.
+        """
+        return (1.0, -log1p(-self.total), -log1p(-self.least), exp(self.first), log1p(self.tokens) / 4)
+
+
+def follow(logprobs: Sequence[float]) -> Trail:
+    """The trail of these tokens."""
+    trail = Trail()
+    for logprob in logprobs:
+        trail.add(logprob)
+    return trail
+
+
+def stage_of(tokens: int, *, whole: bool = False) -> int:
+    """The stage of an answer with so many tokens so far (at least one)."""
+    return WHOLE if whole else max(i for i, least in enumerate(STAGES) if i == 0 or least <= tokens)
+
+
+def believe(curve: Curve, before: float, trail: Trail, *, whole: bool = False) -> float:
+    """The share of good answers among those that began like this one, where `before` was it for the
+    question."""
+    weights = curve.weights[stage_of(trail.tokens, whole=whole)]
+    return probability(log_odds(before) + weigh(weights, trail.signals()))
+
+
+def weigh(weights: Sequence[float], found: Sequence[float]) -> float:
+    """The log-odds that signals add, bounded."""
+    return clamp(sum(w * x for w, x in zip(weights, found, strict=True)))
+
+
+def log_odds(share: float) -> float:
+    """Of a probability, bounded."""
+    share = min(max(share, 1e-9), 1 - 1e-9)
+    return clamp(log(share / (1 - share)))
+
+
+def probability(odds: float) -> float:
+    """Of log-odds."""
+    return 1 / (1 + exp(-clamp(odds)))
+
+
+def clamp(odds: float) -> float:
+    """Bound log-odds."""
+    return min(max(odds, -SUREST), SUREST)
+
+
+def rising(values: Sequence[float]) -> tuple[float, ...]:
+    """Nothing that was learned is forgotten: the running maximum, from zero."""
+    return tuple(accumulate((max(0.0, value) for value in values), max))
