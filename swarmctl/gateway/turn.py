@@ -39,7 +39,7 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """Sent once, before the first piece: who is asked first."""
+    """Sent before the first piece: who is asked first; and again when somebody else is asked instead."""
 
     route: Route
 

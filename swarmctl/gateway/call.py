@@ -1,0 +1,107 @@
+"""One HTTP request and its answer, over ASGI, with the bounds of the gateway."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from swarmctl.gateway.turn import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from starlette.types import Receive, Scope, Send
+
+    from swarmctl.gateway.bounds import Bounds
+
+JSON = "application/json"
+#: JSON nested deeper is no request of any API here; Python's own limit is a RecursionError.
+NOT_JSON = "the body is not JSON"
+
+
+class Call:
+    """A request. What was answered so far is kept for the log."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self.scope = scope
+        self.method: str = scope["method"]
+        self.path: str = scope["path"]
+        self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
+        self.client: str = (scope.get("client") or ("",))[0]
+        self.key: str | None = None
+        self.began = time.monotonic()
+        self.status = 0
+        self.sent = 0
+        self.first: float | None = None
+        self.noted: dict[str, Any] = {}
+        self._receive = receive
+        self._send = send
+
+    def query(self) -> Mapping[str, str]:
+        """The parameters of the URL; the last of several with one name."""
+        return dict(parse_qsl(self.scope.get("query_string", b"").decode("latin-1")))
+
+    async def body(self, bounds: Bounds) -> Mapping[str, Any]:
+        """The JSON object of the body. Raises BadRequest: too large, too slow, another coding, not JSON."""
+        if self.headers.get("content-encoding", "identity") != "identity":
+            raise BadRequest("a compressed body is not read here", status=415)
+        try:
+            async with asyncio.timeout(bounds.upload):
+                raw = await self._raw(bounds.body)
+        except TimeoutError as exc:
+            raise BadRequest(f"the body did not come within {bounds.upload:.0f} s", status=408) from exc
+        try:
+            found = json.loads(raw)
+        except (ValueError, RecursionError) as exc:
+            raise BadRequest(NOT_JSON) from exc
+        if not isinstance(found, dict):
+            raise BadRequest("the body must be a JSON object")
+        return found
+
+    async def _raw(self, limit: int) -> bytes:
+        announced = self.headers.get("content-length", "0")
+        if announced.isdigit() and int(announced) > limit:
+            raise BadRequest(f"the body may have {limit >> 20} MiB at most", status=413)
+        raw, more = bytearray(), True
+        while more:
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                raise BadRequest("the client left", status=499)
+            raw += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(raw) > limit:
+                raise BadRequest(f"the body may have {limit >> 20} MiB at most", status=413)
+        return bytes(raw)
+
+    async def gone(self) -> None:
+        """Return once the client has left. Only after the body was read."""
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+
+    async def begin(self, status: int, media: str, headers: Mapping[str, str],
+                    length: int | None = None) -> None:
+        """Send the head of the answer."""
+        self.status = status
+        pairs = {"content-type": media, **headers}
+        if length is not None:
+            pairs["content-length"] = str(length)
+        await self._send({"type": "http.response.start", "status": status, "headers": [
+            (name.encode(), value.encode("latin-1", "replace")) for name, value in pairs.items()]})
+
+    async def write(self, data: bytes, more: bool = True) -> None:
+        """Send a piece of the answer's body; waits while the client does not read."""
+        if data and self.first is None:
+            self.first = time.monotonic() - self.began
+        self.sent += len(data)
+        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def reply(self, status: int, body: Mapping[str, Any] | str,
+                    headers: Mapping[str, str] | None = None) -> None:
+        """Answer whole: an object as JSON, a str as plain text."""
+        plain = isinstance(body, str)
+        data = body.encode() if isinstance(body, str) else json.dumps(body, separators=(",", ":")).encode()
+        await self.begin(status, "text/plain; charset=utf-8" if plain else JSON, headers or {}, len(data))
+        await self.write(data, more=False)

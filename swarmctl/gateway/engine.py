@@ -1,0 +1,190 @@
+"""Runs turns: the synchronous ask path in a bounded pool of threads, its events handed to asyncio one by one.
+
+A thread is never ahead of its reader by more than AHEAD events, so a slow client slows its own server alone.
+Closing the events of a turn hangs up on the server at once, and the exchange is recorded as cancelled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from swarmctl.dispatch.question import SERVED, put
+from swarmctl.errors import Busy, StreamBroken
+from swarmctl.gateway.resident import LEANINGS
+from swarmctl.gateway.turn import Called, Finished, Piece, Restarted, Routed, Thought
+from swarmctl.runtimes.http import Hangup, until
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
+    from swarmctl.exchange import Attempt, Chunk, Token, ToolCall
+    from swarmctl.gateway.resident import Resident
+    from swarmctl.gateway.turn import Event, Turn
+    from swarmctl.routing.category import Categorised
+    from swarmctl.routing.cost import Price, Route
+
+#: Events that a thread may be ahead of its reader.
+AHEAD = 64
+#: What is said to come back in where every thread is at work.
+BUSY_SECONDS = 2.0
+
+
+class Engine:
+    """The pool. `at_once` turns run at a time; one more is Busy, because the ask path has its own queue."""
+
+    def __init__(self, resident: Resident, clock: Callable[[], float], at_once: int) -> None:
+        self.resident = resident
+        self.clock = clock
+        self.at_once = at_once
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="swarmctl-turn")
+        self._running: set[_Bridge] = set()
+
+    @property
+    def running(self) -> int:
+        """Turns whose threads are at work, those of clients that are gone included."""
+        return len(self._running)
+
+    async def run(self, turn: Turn, *, terminal: str, identity: str) -> AsyncGenerator[Event, None]:
+        """The events of a turn. Raises what `dispatch.question.put` raises, and Busy."""
+        if len(self._running) >= self.at_once:
+            raise Busy("too many requests are under way", retry_after=BUSY_SECONDS)
+        bridge = _Bridge(asyncio.get_running_loop(), turn, self._running.discard)
+        self._running.add(bridge)
+        work = _Work(self.resident, turn, terminal, identity, self.clock)
+        self._pool.submit(bridge.work, work)
+        try:
+            while (event := await bridge.get()) is not None:
+                yield event
+        finally:
+            bridge.hang_up()
+
+    def hang_up(self) -> int:
+        """Cancel every turn that is under way; how many there were."""
+        turns = tuple(self._running)
+        for bridge in turns:
+            bridge.hang_up()
+        return len(turns)
+
+    async def settle(self, seconds: float) -> bool:
+        """Wait until every thread has recorded its exchange; False where some have not in time."""
+        deadline = asyncio.get_running_loop().time() + seconds
+        while self._running and asyncio.get_running_loop().time() < deadline:
+            await asyncio.sleep(0.02)
+        return not self._running
+
+    def close(self) -> None:
+        """Let the threads go."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Work:
+    resident: Resident
+    turn: Turn
+    terminal: str
+    identity: str
+    clock: Callable[[], float]
+
+    def run(self, bridge: _Bridge) -> Finished:
+        name = self.turn.model
+        asked = replace(self.turn.asked, via=SERVED, model=None if name in LEANINGS else name)
+        answered = put(self.resident.leaning(name), asked, bridge, terminal=self.terminal, clock=self.clock,
+                       routed=bridge.routed, watch=bridge.watch, identity=self.identity)
+        return Finished(answered)
+
+
+class _Bridge:
+    """One turn: a sink on the thread's side, a queue on the loop's."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, turn: Turn, over: Callable[[_Bridge], None]) -> None:
+        self._loop = loop
+        self._alternatives = (turn.asked.top_logprobs or 0) if turn.asked.logprobs else -1
+        self._over = over
+        self._hangup = Hangup()
+        self._room = threading.Semaphore(AHEAD)
+        self._events: deque[Event | BaseException] = deque()
+        self._ready = asyncio.Event()
+        self._ended = False
+        self._tokens: list[Token] = []
+        self._route: Route | None = None
+
+    def work(self, work: _Work) -> None:
+        """What the thread does."""
+        end: Event | BaseException
+        try:
+            with until(self._hangup):
+                end = work.run(self)
+        except BaseException as exc:  # noqa: BLE001  handed to whoever reads the events
+            end = exc
+        self._hand(end)
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody reads any more
+            self._loop.call_soon_threadsafe(self._over, self)
+
+    async def get(self) -> Event | None:
+        """The next event; None after the last. Raises what the turn raised."""
+        while not self._events:
+            if self._ended:
+                return None
+            self._ready.clear()
+            if not self._events:
+                await self._ready.wait()
+        event = self._events.popleft()
+        self._room.release()
+        if isinstance(event, BaseException):
+            self._ended = True
+            raise StreamBroken("it was cancelled") if isinstance(event, KeyboardInterrupt) else event
+        self._ended = isinstance(event, Finished)
+        return event
+
+    def hang_up(self) -> None:
+        """End the turn from the loop's side. Nothing happens where it has ended."""
+        self._hangup.now()
+        self._room.release()
+
+    def routed(self, route: Route, _: Categorised) -> None:
+        """The route is known."""
+        self._route = route
+        self._give(Routed(route))
+
+    def watch(self, chunk: Chunk) -> None:
+        """See a chunk before the sink: its thoughts, and its tokens, which go with its text where the client
+        wants them (the ask path may want them for itself)."""
+        if chunk.thought:
+            self._give(Thought(chunk.thought))
+        if self._alternatives >= 0:
+            self._tokens.extend(replace(one, top=one.top[:self._alternatives]) for one in chunk.tokens)
+
+    def text(self, piece: str) -> None:
+        """See Sink.text."""
+        tokens, self._tokens = tuple(self._tokens), []
+        self._give(Piece(piece, tokens=tokens))
+
+    def call(self, call: ToolCall) -> None:
+        """See Sink.call."""
+        self._give(Called(call))
+
+    def failed(self, attempt: Attempt, following: Price | None) -> None:
+        """See Sink.failed."""
+        self._tokens = []
+        if attempt.tokens:
+            self._give(Restarted(attempt))
+        if following is not None and self._route is not None:
+            onward = self._route.prices[self._route.prices.index(following):]
+            self._give(Routed(replace(self._route, prices=onward)))
+
+    def _give(self, event: Event) -> None:
+        """Hand an event over, once there is room. Raises HungUp where nobody wants it."""
+        self._room.acquire()
+        self._hangup.check()
+        self._hand(event)
+
+    def _hand(self, event: Event | BaseException) -> None:
+        self._events.append(event)
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._ready.set)

@@ -1,0 +1,87 @@
+"""The swarm as the gateway keeps it in memory: read anew when `up` wrote another snapshot, and from time to
+time for what ratings and exchanges taught, so that no request pays for reading it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from swarmctl.dispatch.swarm import Swarm, read_swarm
+from swarmctl.errors import SwarmError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from swarmctl.paths import Paths
+
+#: Seconds after which speeds and ratings are read anew.
+REFRESH_SECONDS = 1.0
+#: What a bad answer costs to who asks for auto:fast or auto:best, as multiples of the inventory's.
+LEANINGS = {"auto": 1.0, "auto:fast": 0.0, "auto:best": 20.0}
+
+Stamp = tuple[int, int, int] | None
+
+
+class Resident:
+    """Reads the swarm once, and again when it changed. Threads may share it."""
+
+    def __init__(self, paths: Paths, inventory: Path, say: Callable[[str], None]) -> None:
+        self.paths = paths
+        self._inventory = inventory
+        self._say = say
+        self._said = ""
+        self._lock = threading.Lock()
+        self._swarm: Swarm | None = None
+        self._stamp: Stamp = None
+        self._read = 0.0
+
+    def swarm(self) -> Swarm:
+        """The swarm, at most REFRESH_SECONDS old but for the first request after a change; that one is
+        handed the new one when the snapshot changed. Raises SwarmError where none was brought up."""
+        stamp, now = _stamp(self.paths.fleet), time.monotonic()
+        swarm = self._swarm
+        if swarm is not None and stamp == self._stamp and now - self._read < REFRESH_SECONDS:
+            return swarm
+        waits = swarm is None or stamp != self._stamp
+        if not self._lock.acquire(blocking=waits):
+            assert swarm is not None
+            return swarm  # another thread is at it
+        try:
+            if self._swarm is None or stamp != self._stamp or now - self._read >= REFRESH_SECONDS:
+                self._swarm, self._stamp, self._read = self._fresh(), stamp, now
+            return self._swarm
+        finally:
+            self._lock.release()
+
+    def leaning(self, model: str) -> Swarm:
+        """The swarm for a model's name: `auto:fast` does not mind a bad answer, `auto:best` minds it much."""
+        swarm = self.swarm()
+        weight = LEANINGS.get(model, 1.0)
+        if weight == 1.0:
+            return swarm
+        fleet = replace(swarm.fleet, cost_of_bad_answer=swarm.fleet.cost_of_bad_answer * weight)
+        return replace(swarm, fleet=fleet)
+
+    def _fresh(self) -> Swarm:
+        swarm = read_swarm(self.paths, self._inventory, self._tell)
+        if swarm is None:
+            raise SwarmError("no swarm has been brought up yet", hint="swarmctl init, then swarmctl up")
+        return swarm
+
+    def _tell(self, line: str) -> None:
+        """Say a thing once, not once a second."""
+        if line != self._said:
+            self._said = line
+            self._say(line)
+
+
+def _stamp(path: Path) -> Stamp:
+    try:
+        seen = path.stat()
+    except OSError:
+        return None
+    return seen.st_mtime_ns, seen.st_size, seen.st_ino
