@@ -63,6 +63,7 @@ tests: dev  ## pytest alone (set ARGS for its arguments, WORKERS=0 for one proce
 
 system:
 	@demo/system.sh sshd ip
+	@demo/prometheus.sh
 
 lock:  ## Resolve pyproject.toml anew into requirements/*.txt, by hash
 	$(LOCKS) control
