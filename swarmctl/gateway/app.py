@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     Handler = Callable[[Call], Awaitable[None]]
 
 #: The modules whose SURFACE is served.
-SURFACES = ("swarmctl.gateway.openai",)
+SURFACES = ("swarmctl.gateway.openai", "swarmctl.gateway.ollama", "swarmctl.gateway.anthropic")
 CALL = "swarmctl.call"
 
 

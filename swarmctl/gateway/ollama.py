@@ -19,6 +19,7 @@ from swarmctl.gateway import images, reading
 from swarmctl.gateway.ollama_models import LOOKS
 from swarmctl.gateway.surface import Embed, Surface, Talk, ToEmbed, status_of
 from swarmctl.gateway.turn import BadRequest, Called, Finished, Piece, Thought, Turn
+from swarmctl.runtimes.toolcalls import arguments_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -269,14 +270,7 @@ def _said(text: str = "", thought: str = "", calls: Sequence[Mapping[str, Any]] 
 
 
 def _call(call: ToolCall, index: int) -> dict[str, Any]:
-    """A call as Ollama writes it. Arguments are an object there; text that is none stays text, under its
-    name."""
-    try:
-        arguments = json.loads(call.arguments)
-    except ValueError:
-        arguments = None
-    arguments = arguments if isinstance(arguments, dict) else {"arguments": call.arguments}
-    return {"id": call.id, "function": {"index": index, "name": call.name, "arguments": arguments}}
+    return {"id": call.id, "function": {"index": index, "name": call.name, "arguments": arguments_of(call)}}
 
 
 def _end(exchange: Exchange) -> dict[str, Any]:
@@ -333,7 +327,7 @@ def error(exc: SwarmError) -> tuple[int, Mapping[str, Any]]:
 
 
 def _encoded(row: Mapping[str, Any]) -> bytes:
-    return json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode() + b"\n"
+    return json.dumps(row, separators=(",", ":")).encode() + b"\n"
 
 
 def _chat_lines(meta: Meta) -> Lines:

@@ -74,11 +74,21 @@ def ollama_message(turn: Message) -> dict[str, Any]:
     if turn.images:
         said["images"] = [url.partition(";base64,")[2] for url in turn.images]
     if turn.tool_calls:
-        said["tool_calls"] = [{"id": call.id, "function": {"name": call.name, "arguments": _object(call)}}
-                              for call in turn.tool_calls]
+        said["tool_calls"] = [
+            {"id": call.id, "function": {"name": call.name, "arguments": arguments_of(call)}}
+            for call in turn.tool_calls]
     if turn.tool_call_id is not None:
         said["tool_call_id"] = turn.tool_call_id
     return said | ({"tool_name": turn.name} if turn.name is not None else {})
+
+
+def arguments_of(call: ToolCall) -> dict[str, Any]:
+    """A call's arguments as an object; text that is none stands under the name `arguments`."""
+    try:
+        found = json.loads(call.arguments)
+    except ValueError:
+        found = None
+    return found if isinstance(found, dict) else {"arguments": call.arguments}
 
 
 def ollama_calls(message: Mapping[str, Any]) -> tuple[ToolCall, ...]:
@@ -111,11 +121,3 @@ def _is_json(text: str) -> bool:
     except ValueError:
         return False
     return True
-
-
-def _object(call: ToolCall) -> dict[str, Any]:
-    try:
-        found = json.loads(call.arguments)
-    except ValueError:
-        found = None
-    return found if isinstance(found, dict) else {"arguments": call.arguments}
