@@ -76,8 +76,12 @@ def _facts(sections: Sections) -> Facts:
         ollama_kept=manifests_seen(sections), ollama_lacking=manifests_seen(sections, "lacking"),
         ollama_speeds=speeds_seen(sections),
         systemd_user=_systemd_user(sections),
-        problems=(*problems, *disk_problems),
+        problems=(*problems, *disk_problems, *_unread(memory.total)),
     )
+
+
+def _unread(memory: int) -> tuple[str, ...]:
+    return () if memory else ("it does not say how much memory it has: the survey needs awk and /proc there",)
 
 
 def _os_name(sections: Sections) -> str:

@@ -15,7 +15,9 @@ main() {
     PATH=$PATH:/usr/local/bin:/usr/sbin:/sbin:/usr/local/cuda/bin:/opt/rocm/bin:/opt/homebrew/bin:$HOME/.local/bin
     PATH=$PATH:/usr/lib/wsl/lib
     export LC_ALL PATH
-    unset OMP_NUM_THREADS OMP_THREAD_LIMIT
+    unset OMP_NUM_THREADS OMP_THREAD_LIMIT CDPATH
+    newline='
+'
     now=$(date +%s)
     nonce=$$-$now
     # shellcheck disable=SC2046  # four words
@@ -27,14 +29,20 @@ main() {
         '~') data=$HOME ;;
         '~/'*) data=$HOME/${data#'~/'} ;;
     esac
+    near_data
+    scan
     printf '\nswarmctl-probe 1 %s\n' "$nonce"
     if [ "$SWARMCTL_GLANCE" = pulse ]; then
+        cpu
         pulse
+        memory
+        section data_disk
+        data_disk
         section end
         return
     fi
-    user=$(id -un 2>/dev/null)
-    uid=$(id -u)
+    [ -n "$uid" ] || uid=$(id -u)
+    [ -n "$user" ] || user=$(id -un 2>/dev/null)
     host
     cpu
     memory
@@ -42,7 +50,7 @@ main() {
     gpus
     own
     [ -n "$SWARMCTL_GLANCE" ] && runners
-    if [ -z "$SWARMCTL_GLANCE" ]; then # what plans need and `status` does not: two thirds of the cost
+    if [ -z "$SWARMCTL_GLANCE" ]; then # what plans need and `status` does not: half of the cost
         os
         tools
         listeners "$@"
@@ -63,7 +71,13 @@ names() {
 section() { printf '\n@@%s %s\n' "$nonce" "$1"; }
 
 # pair KEY VALUE: one line, whatever the value holds.
-pair() { [ -n "$2" ] && printf '%s %s\n' "$1" "$2" | tr '\n' ' ' && echo; }
+pair() {
+    case $2 in
+        '') ;;
+        *"$newline"*) printf '%s %s\n' "$1" "$2" | tr '\n' ' ' && echo ;;
+        *) printf '%s %s\n' "$1" "$2" ;;
+    esac
+}
 
 have() { command -v "$1" >/dev/null 2>&1; }
 
@@ -83,6 +97,8 @@ first() {
     printf '%s' "$line"
 }
 
+# A fork and an exec each cost about as much as all else that is asked here, so one awk reads every file that has more
+# than a line or two (the shells' `read` asks the kernel for each byte).
 peek() {
     line=
     [ -r "$1" ] && read -r line 2>/dev/null <"$1"
@@ -100,15 +116,159 @@ host() {
     echo "home $HOME"
     echo "data_dir $data"
     echo "clock $now"
-    [ -r /proc/uptime ] && echo "uptime $(first /proc/uptime)"
+    peek /proc/uptime
+    [ -n "$line" ] && echo "uptime $line"
     [ "$system" = Darwin ] && echo "boottime $(sysctl -n kern.boottime 2>/dev/null)"
     return 0
 }
 
+# scan: what Linux says in files, as sections in $scanned; besides, in $uid, $user, $mount (of the folder $near) and
+# $slow (whether a filesystem of a program or of another machine is mounted) what is asked below. Empty elsewhere.
+scan() {
+    uid=
+    user=
+    mount=
+    slow=yes
+    scanned=
+    [ -r /proc/self/status ] && have awk || return 0
+    place=$(cd -P -- "$near" && pwd -P)
+    export place
+    scanned=$(awk -v nonce="$nonce" -v glance="$SWARMCTL_GLANCE" '
+        function section(name) { printf "\n@@%s %s\n", nonce, name }
+        function first(file, line) {
+            if ((getline line < file) <= 0) line = ""
+            close(file)
+            return line
+        }
+        # how many a list as 0-3,8 names
+        function count(list, parts, ends, part, sum) {
+            for (part = split(list, parts, ","); part > 0; part--)
+                sum += split(parts[part], ends, "-") == 2 ? ends[2] - ends[1] + 1 : 1
+            return sum
+        }
+        function identity(line, words) {
+            while ((getline line < "/proc/self/status") > 0) {
+                split(line, words)
+                if (words[1] == "Uid:") uid = words[3]
+                if (words[1] == "Cpus_allowed_list:") allowed = words[2]
+            }
+            while (uid != "" && user == "" && (getline line < "/etc/passwd") > 0) {
+                split(line, words, ":")
+                if (words[3] == uid) user = words[1]
+            }
+        }
+        function mounts(line, words, where, path, longest) {
+            path = ENVIRON["place"] "/"
+            while ((getline line < "/proc/mounts") > 0) {
+                split(line, words)
+                if (words[1] ~ /^\/|^zfs|:|pool/) shown = shown words[1] " " words[2] " " words[3] "\n"
+                if (words[3] !~ plain) slow = "yes"
+                where = words[2]
+                gsub(/\\040/, " ", where)
+                if (length(where) >= longest && index(path, where == "/" ? where : where "/") == 1) {
+                    mount = where
+                    longest = length(where)
+                }
+            }
+        }
+        # The threads of all processors that are there, unless affinity leaves fewer: those `nproc` counts.
+        function threads(online) {
+            online = first("/sys/devices/system/cpu/online")
+            if (online != "" && (allowed == online || allowed == first("/sys/devices/system/cpu/possible")))
+                print "threads " count(online)
+        }
+        function processors(line, at, key, value, package, present, cores, core, seen, sum) {
+            while ((getline line < "/proc/cpuinfo") > 0) {
+                if (!(at = index(line, ":"))) continue
+                key = substr(line, 1, at - 1)
+                sub(/[ \t]+$/, "", key)
+                value = substr(line, at + 1)
+                sub(/^[ \t]+/, "", value)
+                if (key == "processor") present++
+                else if (key == "physical id") package = value
+                else if (key == "core id") cores[package "." value] = 1
+                else if ((key == "model name" || key == "Model" || key == "flags" || key == "Features") && !seen[key]++)
+                    print key ": " value
+            }
+            print "present " present
+            for (core in cores) sum++
+            if (sum) print "cores " sum
+        }
+        # Quotas of every group from our own up to the root, in both versions of cgroups.
+        function cgroups(line, end, controllers, path) {
+            while ((getline line < "/proc/self/cgroup") > 0) {
+                line = substr(line, index(line, ":") + 1)
+                end = index(line, ":")
+                controllers = "," substr(line, 1, end - 1) ","
+                path = substr(line, end + 1)
+                if (controllers == ",,") upwards("/sys/fs/cgroup", path, "cpu.max memory.max memory.current", 1)
+                else if (index(controllers, ",cpu,"))
+                    upwards("/sys/fs/cgroup/cpu", path, "cpu.cfs_quota_us cpu.cfs_period_us", 0)
+                else if (index(controllers, ",memory,"))
+                    upwards("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes memory.usage_in_bytes", 1)
+            }
+        }
+        function upwards(root, path, files, memory, names, many, place, file, line, words) {
+            many = split(files, names)
+            sub(/\/$/, "", path)
+            while (1) {
+                for (place = 1; place <= many; place++) {
+                    file = root path "/" names[place]
+                    if ((getline line < file) > 0) print names[place] " " path "/ " line
+                    close(file)
+                }
+                # File pages that a group would give back: they count as used but are free to take.
+                file = root path "/memory.stat"
+                while (memory && (getline line < file) > 0)
+                    if (line ~ /^(total_)?inactive_file /) {
+                        split(line, words)
+                        print words[1] " " path "/ " words[2]
+                    }
+                close(file)
+                if (!sub(/\/[^\/]*$/, "", path)) return
+            }
+        }
+        function meminfo(line, words) {
+            while ((getline line < "/proc/meminfo") > 0)
+                if (line ~ /^(MemTotal|MemAvailable|MemFree|SwapTotal|SwapFree):/) {
+                    split(line, words)
+                    print words[1] " " words[2]
+                }
+        }
+        BEGIN {
+            plain = "^(ext[234]|xfs|btrfs|zfs|f2fs|bcachefs|vfat|exfat|ntfs3|iso9660|squashfs|erofs|overlay|tmpfs|" \
+                "devtmpfs|ramfs|proc|sysfs|cgroup2?|devpts|mqueue|securityfs|debugfs|tracefs|pstore|bpf|configfs|" \
+                "hugetlbfs|fusectl|binfmt_misc|efivarfs|nsfs|rpc_pipefs|selinuxfs)$"
+            identity()
+            mounts()
+            print uid "\n" user "\n" mount "\n" slow
+            section("cpu")
+            threads()
+            if (glance != "pulse") processors()
+            section("cgroup")
+            cgroups()
+            section("memory")
+            meminfo()
+            if (glance == "pulse") exit
+            section("mounts")
+            printf "%s", shown
+            if (glance != "") exit
+            section("os")
+            while ((getline line < "/etc/os-release") > 0) print line
+        }
+    ')
+    for name in uid user mount slow; do
+        eval "$name=\${scanned%%\"\$newline\"*}"
+        scanned=${scanned#*"$newline"}
+    done
+    [ -n "$uid" ] || slow=yes
+}
+
 os() {
-    section os
-    [ -r /etc/os-release ] && cat /etc/os-release
-    [ "$system" = Darwin ] && sw_vers 2>/dev/null
+    if [ "$system" = Darwin ]; then
+        section os
+        sw_vers 2>/dev/null
+    fi
     section libc
     getconf GNU_LIBC_VERSION 2>/dev/null && return
     for loader in /lib/ld-musl-*.so.1; do
@@ -118,74 +278,33 @@ os() {
     return 0
 }
 
+# What scan found, and what it could not.
 cpu() {
+    printf '%s\n' "$scanned"
     section cpu
-    echo "threads $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)"
-    if [ -r /proc/cpuinfo ]; then
-        awk -F '[ \t]*:[ \t]*' '
-            $1 == "processor" { threads++ }
-            $1 == "physical id" { package = $2 }
-            $1 == "core id" { cores[package "." $2] = 1 }
-            ($1 == "model name" || $1 == "Model" || $1 == "flags" || $1 == "Features") && !seen[$1]++ { print $1 ": " $2 }
-            END { for (core in cores) count++; print "present " threads; if (count) print "cores " count }
-        ' /proc/cpuinfo
-        grep -q '^model name' /proc/cpuinfo || { have lscpu && lscpu 2>/dev/null | grep '^Model name'; }
-    fi
+    case $scanned in
+        *"${newline}threads "*) ;;
+        *) echo "threads $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)" ;;
+    esac
+    [ "$SWARMCTL_GLANCE" = pulse ] && return 0
+    case $scanned in
+        *"${newline}model name: "*) ;;
+        *) have lscpu && lscpu 2>/dev/null | grep '^Model name' ;;
+    esac
     if [ "$system" = Darwin ]; then
         sysctl machdep.cpu.brand_string hw.physicalcpu hw.logicalcpu hw.optional machdep.cpu.features \
             machdep.cpu.leaf7_features 2>/dev/null
     fi
-    section cgroup
-    [ -r /proc/self/cgroup ] && cgroups </proc/self/cgroup
     return 0
 }
 
-# Quotas of every group from our own up to the root, in both versions of cgroups.
-cgroups() {
-    while IFS=: read -r _ controllers path; do
-        case ,$controllers, in
-            ,,) upwards /sys/fs/cgroup "$path" cpu.max memory.max memory.current ;;
-            *,cpu,*) upwards /sys/fs/cgroup/cpu "$path" cpu.cfs_quota_us cpu.cfs_period_us ;;
-            *,memory,*) upwards /sys/fs/cgroup/memory "$path" memory.limit_in_bytes memory.usage_in_bytes ;;
-        esac
-    done
-}
-
-upwards() {
-    root=$1
-    path=${2%/}
-    shift 2
-    while :; do
-        for name in "$@"; do
-            [ -r "$root$path/$name" ] && peek "$root$path/$name" && echo "$name $path/ $line"
-        done
-        case ${1},$root$path in
-            memory*) inactive "$root$path/memory.stat" ;;
-            cpu.max,*) inactive "$root$path/memory.stat" ;;
-        esac
-        [ -z "$path" ] && return 0
-        path=${path%/*}
-    done
-}
-
-# File pages that a group would give back: they count as used but are free to take.
-inactive() {
-    [ -r "$1" ] || return 0
-    while read -r key value; do
-        case $key in
-            total_inactive_file | inactive_file) echo "$key $path/ $value" ;;
-        esac
-    done <"$1"
-}
-
 pulse() {
-    section cpu
-    echo "threads $(nproc 2>/dev/null || getconf _NPROCESSORS_ONLN 2>/dev/null)"
     section pulse
     if [ -r /proc/stat ]; then
         peek /proc/stat
         echo "$line"
-        echo "load $(first /proc/loadavg)"
+        peek /proc/loadavg
+        echo "load $line"
     else
         echo "load $(sysctl -n vm.loadavg 2>/dev/null | tr -d '{}')"
     fi
@@ -198,12 +317,7 @@ pulse() {
         peek "$card/device/vendor"
         [ "$line" = 0x1002 ] && [ ! -e "$card/status" ] && amd_pulse "$card/device"
     done
-    section cgroup
-    [ -r /proc/self/cgroup ] && cgroups </proc/self/cgroup
-    memory
-    section data_disk
-    near_data
-    limit 5 df -kP "$near" 2>&1
+    return 0
 }
 
 # What amdgpu's files say of a card at this moment; those that a kernel has not are left out.
@@ -219,19 +333,12 @@ amd_pulse() {
     done
 }
 
+# What scan does not know.
 memory() {
+    [ "$system" = Darwin ] || return 0
     section memory
-    if [ -r /proc/meminfo ]; then
-        while read -r key value _; do
-            case $key in
-                MemTotal: | MemAvailable: | MemFree: | SwapTotal: | SwapFree:) echo "$key $value" ;;
-            esac
-        done </proc/meminfo
-    fi
-    if [ "$system" = Darwin ]; then
-        sysctl hw.memsize vm.swapusage hw.pagesize 2>/dev/null
-        vm_stat 2>/dev/null
-    fi
+    sysctl hw.memsize vm.swapusage hw.pagesize 2>/dev/null
+    vm_stat 2>/dev/null
     return 0
 }
 
@@ -247,23 +354,28 @@ near_data() {
     done
 }
 
+# df of what is local. Where nothing slow is mounted it goes without a watchman: a disk of this very machine that hangs
+# leaves who waits for it deaf to signals anyhow.
+df_local() {
+    set -- df
+    [ -n "$slow" ] && set -- limit 5 df
+    "$@" -lkP 2>/dev/null || "$@" -kP 2>/dev/null
+}
+
+data_disk() { limit 5 df -kP "$near" 2>&1; }
+
 disks() {
-    section data_disk
-    near_data
-    limit 5 df -kP "$near" 2>&1
-    [ -w "$near" ] || echo "unwritable $near"
-    section mounts
-    if [ -r /proc/mounts ]; then
-        while read -r device where type _; do
-            case $device in /* | zfs* | *:* | *pool*) echo "$device $where $type" ;; esac
-        done </proc/mounts
-    fi
     section disks
-    { limit 5 df -lkP 2>/dev/null || limit 5 df -kP 2>/dev/null; } | while read -r device size used free full where; do
+    rows=$(df_local)
+    kept=
+    while read -r device size used free full where; do
+        [ -n "$mount" ] && [ "$where" = "$mount" ] && kept="$device $size $used $free $full $where"
         case $where in / | /boot/* | /snap/* | /sys/* | /proc/*) [ "$where" = / ] || continue ;; esac
         case $device in
             /dev/loop*) continue ;;
-            /dev/*) echo "disk $(rotational "$device") $device $size $used $free $full $where" ;;
+            /dev/*)
+                rotational "$device"
+                echo "disk $line $device $size $used $free $full $where" ;;
             *:* | //*) continue ;;
             *) case $size in *[!0-9]* | 0) continue ;; esac
                 case $device in tmpfs | devtmpfs | none | shm | efivarfs | udev | overlay)
@@ -273,16 +385,28 @@ disks() {
         for folder in "$where" "${where%/}/$user" "${where%/}/home/$user"; do
             [ "$where" != / ] && [ -d "$folder" ] && [ -w "$folder" ] && echo "writable $folder" && break
         done
-    done
+    done <<EOF
+$rows
+EOF
+    section data_disk
+    if [ -n "$kept" ]; then
+        echo "$kept"
+    else
+        data_disk
+    fi
+    [ -w "$near" ] || echo "unwritable $near"
 }
 
+# rotational DEVICE: in $line what the kernel says, or a dash.
 rotational() {
-    device=$(readlink -f "$1" 2>/dev/null || echo "$1")
-    device=/sys/class/block/${device##*/}
-    for queue in "$device/queue" "$device/../queue"; do
-        [ -r "$queue/rotational" ] && first "$queue/rotational" && return
+    device_file=$1
+    [ -L "$1" ] && device_file=$(readlink -f "$1" 2>/dev/null || echo "$1")
+    device_file=/sys/class/block/${device_file##*/}
+    for queue in "$device_file/queue" "$device_file/../queue"; do
+        peek "$queue/rotational"
+        [ -n "$line" ] && return
     done
-    printf -- -
+    line=-
 }
 
 gpus() {
@@ -359,7 +483,7 @@ locate() {
 listeners() {
     section listeners
     found=
-    if have ss && found=$(limit 3 ss -ltnpe 2>/dev/null); then
+    if have ss && found=$(ss -ltnpe 2>/dev/null); then
         echo "by ss"
         printf '%s\n' "$found"
     elif [ "$system" = Darwin ]; then
@@ -376,17 +500,31 @@ listeners() {
     fi
     section holders
     for port in 11434 "$@"; do
-        for pid in $(holder "${port#ollama=}"); do
-            pair "holder $pid" "$(owner "$pid") $(arguments "$pid")"
+        holder "${port#ollama=}"
+        for pid in $pids; do
+            process "$pid"
+            pair "holder $pid" "$owner $arguments"
         done
     done
     return 0
 }
 
-# holder PORT: pids of those who listen there, from what ss or netstat found.
+# holder PORT: in $pids those who listen there, from what ss or netstat found.
 holder() {
-    printf '%s\n' "$found" |
-        sed -n -e "s/.*[:.]$1 .*pid=\([0-9][0-9]*\).*/\1/p" -e "s/.*:$1 .* \([0-9][0-9]*\)\/.*/\1/p"
+    pids=
+    set -f
+    IFS=$newline
+    for row in $found; do
+        case $row in
+            *[:.]"$1 "*pid=[0-9]*) pid=${row##*pid=} ;;
+            *:"$1 "*" "[0-9]*/*) pid=${row##*"LISTEN "} ;;
+            *) continue ;;
+        esac
+        pid=${pid#"${pid%%[0-9]*}"}
+        pids="$pids ${pid%%[!0-9]*}"
+    done
+    unset IFS
+    set +f
 }
 
 # Every Ollama that answers on a port where one is expected, and how it runs. Asking loads nothing.
@@ -408,10 +546,12 @@ ollamas() {
         else
             in_words "$port" || continue
         fi
-        for pid in $(holder "$port"); do
+        holder "$port"
+        for pid in $pids; do
+            process "$pid"
             pair pid "$pid"
-            pair user "$(owner "$pid")"
-            pair arguments "$(arguments "$pid")"
+            pair user "$owner"
+            pair arguments "$arguments"
             if [ -r "/proc/$pid/cgroup" ] && ! cmp -s "/proc/$pid/cgroup" /proc/self/cgroup; then
                 pair cgroup "$(cat "/proc/$pid/cgroup")" # another container or unit than ours
             fi
@@ -465,24 +605,29 @@ print(u.build_opener(u.ProxyHandler({})).open("http://127.0.0.1:%s%s" % tuple(sy
     fi 2>/dev/null | head -c 2000000
 }
 
-owner() { stat -c %U "/proc/$1" 2>/dev/null || ps -o user= -p "$1" 2>/dev/null || echo -; }
-
-arguments() {
-    if [ -r "/proc/$1/cmdline" ]; then
-        tr '\0\n' '  ' <"/proc/$1/cmdline"
-    else
-        ps -o args= -p "$1" 2>/dev/null
-    fi
-}
-
-parent() {
+# process PID: its $parent, $owner and $arguments, the last on one line.
+process() {
+    parent=
+    owner=-
+    eval "arguments=\${arguments_$1-}"
     if [ -r "/proc/$1/status" ]; then
-        while read -r key value; do
-            [ "$key" = PPid: ] && printf '%s' "$value" && return
+        while read -r key value effective _; do
+            [ "$key" = PPid: ] && parent=$value
+            [ "$key" = Uid: ] && owner=$effective && break
         done <"/proc/$1/status"
+        case $owner in
+            "$uid") owner=$user ;;
+            0) owner=root ;;
+            *) owner=$(stat -c %U "/proc/$1" 2>/dev/null || echo -) ;;
+        esac
+        [ -n "$arguments" ] || arguments=$(tr '\0\n' '  ' <"/proc/$1/cmdline")
     else
-        ps -o ppid= -p "$1" 2>/dev/null | tr -d ' '
+        read -r parent owner arguments <<EOF
+$(ps -o ppid= -o user= -o args= -p "$1" 2>/dev/null)
+EOF
+        owner=${owner:--}
     fi
+    eval "arguments_$1=\$arguments"
 }
 
 systemd() {
@@ -549,7 +694,8 @@ server() {
         pid=$line
         case $pid in '' | *[!0-9]*) continue ;; esac
         kill -0 "$pid" 2>/dev/null || continue
-        pair "$name.pid" "$pid $(parent "$pid") $(arguments "$pid")"
+        process "$pid"
+        pair "$name.pid" "$pid $parent $arguments"
     done
 }
 
@@ -563,15 +709,15 @@ runners() {
         [ -n "$line" ] && held "$line" && echo "runner $line - $most - - -"
     done
     grep -l ollama/llama-server /proc/[0-9]*/cmdline | while IFS=/ read -r _ _ pid _; do
-        line=$(arguments "$pid")
-        case ${line%% *} in */ollama/llama-server) ;; *) continue ;; esac
-        port=${line##* --port }
+        process "$pid"
+        case ${arguments%% *} in */ollama/llama-server) ;; *) continue ;; esac
+        port=${arguments##* --port }
         port=${port%% *}
         case $port in '' | *[!0-9]*) continue ;; esac
         answered=$(printf ' [0-9A-F]*:%04X [0-9A-F]*:[0-9A-F]* 01 ' "$port")
         busy=$(grep -c "$answered" "/proc/$pid/net/tcp")
         said=$(have curl && curl -s --noproxy '*' -m 2 "http://127.0.0.1:$port/health" | head -c 200 | tr -d ' \n')
-        held "$pid" && echo "runner $pid $(parent "$pid") $most ${busy:--} ${said:--} $line"
+        held "$pid" && echo "runner $pid $parent $most ${busy:--} ${said:--} $arguments"
     done
     return 0
 }
