@@ -53,6 +53,11 @@ CATALOGUE: tuple[Metric, ...] = (
            "From sending a question to a server until its first token.", SERVED, QUICK),
     Metric("swarmctl_answer_seconds", "histogram", "journal",
            "From sending a question to a server until its last token.", SERVED, SLOW),
+    Metric("swarmctl_queue_seconds", "histogram", "journal",
+           "How long answered questions waited for a free slot; most not at all.", SERVED, SLOW),
+    Metric("swarmctl_cascades_total", "counter", "journal",
+           "Questions that a small model was asked first, by model and what came of it: commit (its answer "
+           "was shown), escalate (a larger one was asked), busy, failed, cancelled.", ("model", "decision")),
     # what it cost
     Metric("swarmctl_energy_joules_total", "counter", "journal",
            "Energy of answering: the host's watts at work, times the seconds of load, prefill and decode.",
@@ -92,6 +97,9 @@ CATALOGUE: tuple[Metric, ...] = (
            "How fast a server writes an answer, as the router believes.", SERVER),
     Metric("swarmctl_canary_share_ratio", "gauge", "snapshot",
            "Share of a model's conversations that its canary gets.", ("model", "release")),
+    Metric("swarmctl_slots_claimed", "gauge", "snapshot",
+           "Slots of a server that questions of this machine hold now.", SERVER),
+    Metric("swarmctl_queue_length", "gauge", "snapshot", "Questions of this machine that wait for a slot."),
     # hosts
     Metric("swarmctl_host_up", "gauge", "hosts", "1 where the host answered the last look.", ("host",)),
     Metric("swarmctl_host_intermittent", "gauge", "snapshot", "1 where the inventory lets the host be off.",

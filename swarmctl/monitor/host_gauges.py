@@ -6,8 +6,11 @@ from collections import defaultdict
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from swarmctl.dispatch import queue
 from swarmctl.dispatch.habits import read_habits
 from swarmctl.dispatch.marks import read_mark
+from swarmctl.dispatch.slots import claimed
+from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.fleet.asleep import read_asleep
 from swarmctl.fleet.standing import read_aside
 
@@ -29,6 +32,10 @@ def snapshot_gauges(paths: Paths, fleet: Fleet, now: float) -> Gauges:
     """What `up` made true, what exchanges taught since, and how hosts stand, from a few small files."""
     def found() -> Iterator[Gauge]:
         yield "swarmctl_fleet_written_timestamp_seconds", (), _seconds(fleet.written)
+        yield "swarmctl_queue_length", (), queue.length(paths)
+        for candidate in make_swarm(paths, fleet).candidates:
+            yield ("swarmctl_slots_claimed", (candidate.host, candidate.server, candidate.model),
+                   claimed(paths, candidate, candidate.parallel))
         for entry in fleet.hosts:
             yield from _standing(paths, entry, now)
             for served in entry.served:

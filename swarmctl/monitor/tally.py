@@ -119,7 +119,13 @@ def exchange(counts: Counts, record: Mapping[str, Any], tariffs: Tariffs) -> Non
     for key, name in SPREADS.items():
         if (value := _number(timings, key)) is not None and record.get("finish") != "error":
             counts.observe(name, served, value)
-    _costs(counts, record, timings, served, tariffs)
+    if record.get("finish") != "error":
+        counts.observe("swarmctl_queue_seconds", served, _number(timings, "queue_seconds") or 0.0)
+    route = record.get("route") or {}
+    cascade = route.get("cascade") or {}
+    if _word(cascade, "model") != UNKNOWN:
+        counts.add("swarmctl_cascades_total", (_word(cascade, "model"), _word(cascade, "decision")))
+    _costs(counts, route, timings, served, tariffs)
 
 
 SUMS = {"prompt_tokens": "swarmctl_prompt_tokens_total",
@@ -130,14 +136,14 @@ SUMS = {"prompt_tokens": "swarmctl_prompt_tokens_total",
 SPREADS = {"first_token_seconds": "swarmctl_first_token_seconds", "total_seconds": "swarmctl_answer_seconds"}
 
 
-def _costs(counts: Counts, record: Mapping[str, Any], timings: Mapping[str, Any], served: tuple[str, str],
+def _costs(counts: Counts, route: Mapping[str, Any], timings: Mapping[str, Any], served: tuple[str, str],
            tariffs: Tariffs) -> None:
     busy = sum(_number(timings, key) or 0.0 for key in ("prompt_seconds", "decode_seconds", "load_seconds"))
     watts, price, currency = tariffs.get(served[0], (0.0, 0.0, ""))
     if joules := busy * watts:
         counts.add("swarmctl_energy_joules_total", served, joules)
         counts.add("swarmctl_energy_cost_total", (*served, currency), joules / 3.6e6 * price)
-    rows = (record.get("route") or {}).get("prices") or ()
+    rows = route.get("prices") or ()
     row = next((row for row in rows if (row.get("host"), row.get("model")) == served), None)
     if row is not None:
         counts.add("swarmctl_expected_cost_seconds_total", served, _number(row, "total") or 0.0)
