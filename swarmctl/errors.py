@@ -119,6 +119,10 @@ class ServerUnavailable(ServerError):
     """The server gave no first token: refused, still loading, out of slots, or it timed out."""
 
 
+class ServerFull(ServerUnavailable):
+    """The server is well, and its own queue is full: asking it again at once would only make it longer."""
+
+
 class StreamBroken(ServerError):
     """The stream ended in the middle of an answer, without its closing record."""
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch import queue
+from swarmctl.dispatch.breakers import Pass, leave
 from swarmctl.dispatch.slots import Slot, claim, claimed, freed_at
 from swarmctl.errors import Busy
 from swarmctl.routing.cost import expected_queue, in_order
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.paths import Paths
     from swarmctl.routing.cost import Candidate, Price, Standing
 
 #: Seconds between two looks at the files' times; jittered, so that waiters do not march in step.
@@ -55,25 +57,47 @@ TERMS = Terms()
 
 @dataclass(frozen=True, slots=True)
 class Admitted:
-    """A candidate with one of its slots, to be closed, and the seconds that it was waited for."""
+    """A candidate with one of its slots and its breaker's leave, both given back at the end of a `with`, and
+    the seconds that it was waited for."""
 
     price: Price
     slot: Slot
+    leave: Pass
     waited: float = 0.0
+
+    def __enter__(self) -> Admitted:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.slot.close()
+        self.leave.close()
 
 
 def admit(swarm: Swarm, prices: Sequence[Price], terms: Terms) -> Admitted:
     """Claim a slot of the first candidate, or wait for the best. Raises Busy where the queue is full or the
     wait too long, HungUp where whoever asks is gone."""
     first = prices[0]
-    if queue.empty(swarm.paths) and (slot := claim(swarm.paths, first.candidate, first.slots, first.others)):
-        return Admitted(first, slot)
+    if queue.empty(swarm.paths) and (admitted := take(swarm.paths, first)):
+        return admitted
     try:
         ticket = queue.Ticket(swarm.paths, terms.priority)
     except OSError:  # a full disk does not keep a question from being asked
-        return Admitted(first, Slot(None, "", 0))
+        return Admitted(first, Slot(None, "", 0), Pass())
     with ticket:
         return _Wait(swarm, prices, terms, ticket).until_admitted()
+
+
+def take(paths: Paths, price: Price, *, anyway: bool = False) -> Admitted | None:
+    """A slot of this very candidate, where one is free and its breaker lets us, or is to be ignored
+    (`anyway`). Never waits."""
+    allowed = leave(paths, price.candidate, time.time()) or (Pass() if anyway else None)
+    if allowed is None:
+        return None
+    slot = claim(paths, price.candidate, price.slots, price.others)
+    if slot is None:
+        allowed.close()
+        return None
+    return Admitted(price, slot, allowed)
 
 
 class _Wait:
@@ -111,11 +135,19 @@ class _Wait:
         if self.rank < NEAR and now - self.looked >= LOOK_AGAIN:
             self._look_again()
         self.prices = [self._priced(price, ahead) for price in self.prices]
-        best = in_order(self.prices)[0][0]
-        if not best.queue and (slot := claim(self.swarm.paths, best.candidate, best.slots, best.others)):
-            return Admitted(best, slot, time.monotonic() - self.began)
-        self.ticket.wants(p.candidate for p in self.prices if _free_price(p) <= best.total)
+        open_to_us = [price for price in self.prices if self._allowed(price)]
+        best = in_order(open_to_us or self.prices)[0][0]
+        if not best.queue and (admitted := take(self.swarm.paths, best, anyway=not open_to_us)):
+            return replace(admitted, waited=time.monotonic() - self.began)
+        self.ticket.wants(p.candidate for p in open_to_us if _free_price(p) <= best.total)
         return None
+
+    def _allowed(self, price: Price) -> bool:
+        """Whether its breaker lets anybody ask; where none does, all are ignored, as marks are."""
+        allowed = leave(self.swarm.paths, price.candidate, time.time())
+        if allowed:
+            allowed.close()
+        return allowed is not None
 
     def _priced(self, price: Price, ahead: Sequence[frozenset[str]]) -> Price:
         busy = claimed(self.swarm.paths, price.candidate, price.slots) + price.others

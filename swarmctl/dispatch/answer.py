@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from swarmctl.dispatch.admission import TERMS, admit
+from swarmctl.dispatch.breakers import note_failure, note_success
 from swarmctl.dispatch.marks import clear_mark, mark_down
 from swarmctl.errors import (
     Busy,
@@ -20,6 +21,7 @@ from swarmctl.errors import (
     RemoteError,
     RequestRejected,
     ServerError,
+    ServerFull,
     ServerUnavailable,
     StreamBroken,
     Unsupported,
@@ -99,20 +101,16 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
                 raise
             return Outcome(left[0], "", "error", Timings(), tuple(attempts), exc.message)
         price = admitted.price
-        run = _Run(swarm, admitted, ask, sink, tuple(attempts), watch)
+        run = _Run(swarm, admitted, ask, sink, tuple(attempts), watch, clock)
         try:
             outcome = run.stream()
         except (RemoteError, ServerError) as exc:
             if isinstance(exc, RequestRejected) and not isinstance(exc, ContextExceeded | Unsupported):
                 raise
-            if isinstance(exc, RemoteError):
-                mark_down(swarm.paths, price.candidate.host, exc.message, clock(),
-                          verify=swarm.host(price.candidate.host).intermittent)
             attempts.append(Attempt(price.candidate.host, price.candidate.model, _why(exc), run.tokens))
-            left = _without(left, price.candidate)
+            left = _left(left, price.candidate, exc)
             sink.failed(attempts[-1], _first_tier(route, left)[0] if left else None)
         else:
-            clear_mark(swarm.paths, price.candidate.host)
             return outcome
         if not left:
             return Outcome(price, "", "error", Timings(), tuple(attempts), attempts[-1].error)
@@ -124,8 +122,10 @@ def _first_tier(route: Route, left: Sequence[Price]) -> Sequence[Price]:
     return [price for price in left if _key(price.candidate) not in stand_ins] or left
 
 
-def _without(left: Sequence[Price], tried: Candidate) -> list[Price]:
-    return [price for price in left if _key(price.candidate) != _key(tried)]
+def _left(left: Sequence[Price], tried: Candidate, exc: Exception) -> list[Price]:
+    """Who may still be asked: a host whose own queue is full is asked nothing more, whatever the model."""
+    return [price for price in left if _key(price.candidate) != _key(tried)
+            and not (isinstance(exc, ServerFull) and price.candidate.host == tried.host)]
 
 
 def _key(candidate: Candidate) -> tuple[str, str]:
@@ -136,7 +136,8 @@ class _Run:
     """One attempt on one candidate."""
 
     def __init__(self, swarm: Swarm, admitted: Admitted, ask: ChatRequest, sink: Sink,
-                 attempts: tuple[Attempt, ...], watch: Callable[[Chunk], None] | None) -> None:
+                 attempts: tuple[Attempt, ...], watch: Callable[[Chunk], None] | None,
+                 clock: Callable[[], float]) -> None:
         self.swarm = swarm
         self.price = admitted.price
         self.admitted = admitted
@@ -144,6 +145,7 @@ class _Run:
         self.sink = sink
         self.attempts = attempts
         self.watch = watch
+        self.clock = clock
         self.tokens = 0
         self.pieces: list[str] = []
         self.thoughts: list[str] = []
@@ -152,9 +154,27 @@ class _Run:
         self.first: float | None = None
 
     def stream(self) -> Outcome:
+        """Stream the answer; what the server did is remembered of it."""
+        host = self.price.candidate.host
+        with self.admitted:
+            try:
+                outcome = self._stream()
+            except RemoteError as exc:
+                mark_down(self.swarm.paths, host, exc.message, self.clock(),
+                          verify=self.swarm.host(host).intermittent)
+                raise
+            except ServerError as exc:
+                note_failure(self.swarm.paths, self.price.candidate, exc, self.clock(),
+                             time.monotonic() - self.started)
+                raise
+        clear_mark(self.swarm.paths, host)
+        note_success(self.swarm.paths, self.price.candidate)
+        return outcome
+
+    def _stream(self) -> Outcome:
         last: Chunk | None = None
         try:
-            with self.admitted.slot, closing(self._chunks()) as chunks:
+            with closing(self._chunks()) as chunks:
                 for last in chunks:
                     if self.watch:
                         self.watch(last)

@@ -12,6 +12,7 @@ import threading
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from swarmctl.dispatch.breakers import read_breaker
 from swarmctl.dispatch.marks import mark_down, read_mark
 from swarmctl.dispatch.slots import TELLING, claimed
 from swarmctl.dispatch.verify import Verification
@@ -135,10 +136,15 @@ def _busy(swarm: Swarm, candidate: Candidate, endpoint: Endpoint) -> Standing:
 
 
 def _from_marks(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
+    """What is remembered: that its host could not be reached, or that the server itself failed."""
     mark = read_mark(swarm.paths, candidate.host)
-    if mark is None or mark.until <= now:
+    if mark is not None and mark.until > now:
+        return Standing(
+            out=f"{mark.why}; tried again in {mark.until - now:.0f} s, or by `swarmctl status` now")
+    breaker = read_breaker(swarm.paths, candidate.host, candidate.server)
+    if breaker.state(now) != "open":
         return Standing()
-    return Standing(out=f"{mark.why}; tried again in {mark.until - now:.0f} s, or by `swarmctl status` now")
+    return Standing(out=f"it failed ({breaker.why}); tried again in {breaker.until - now:.0f} s")
 
 
 def _key(candidate: Candidate) -> Key:

@@ -11,7 +11,14 @@ import json
 import time
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import ContextExceeded, RequestRejected, ServerUnavailable, StreamBroken, Unsupported
+from swarmctl.errors import (
+    ContextExceeded,
+    RequestRejected,
+    ServerFull,
+    ServerUnavailable,
+    StreamBroken,
+    Unsupported,
+)
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
@@ -235,6 +242,8 @@ def _refusal(reply: Reply) -> ServerUnavailable | RequestRejected:
                            hint="ask a model that was made for images (-m)")
     if 400 <= reply.status < 500 and reply.status not in (408, 429):
         return RequestRejected(message)
+    if reply.status == 429:  # llama-server's own queue has no end; what stands before one may say it
+        return ServerFull(message)
     return ServerUnavailable(message)
 
 

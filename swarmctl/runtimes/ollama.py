@@ -14,7 +14,14 @@ import re
 import time
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import ContextExceeded, RequestRejected, ServerUnavailable, StreamBroken, Unsupported
+from swarmctl.errors import (
+    ContextExceeded,
+    RequestRejected,
+    ServerFull,
+    ServerUnavailable,
+    StreamBroken,
+    Unsupported,
+)
 from swarmctl.exchange import Chunk, Timings
 from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
@@ -217,6 +224,8 @@ def _refusal(reply: Reply, endpoint: Endpoint) -> ServerUnavailable | RequestRej
                            hint="ask a model that was trained for tools (-m)")
     if 400 <= reply.status < 500 and reply.status not in (404, 408, 429):
         return RequestRejected(message)
+    if reply.status == 429 or (reply.status == 503 and "maximum pending requests" in message):
+        return ServerFull(message)
     return ServerUnavailable(message)
 
 

@@ -1,0 +1,62 @@
+"""A circuit breaker for one model on one host: who has just failed is left alone for a while, then tried by
+one question before all others come back.
+
+Pure: a `Breaker` and the time go in, another comes out; dispatch.breakers keeps them. Closed: asked as ever.
+Open: asked nothing until `until`. Half-open: one probe at a time; its success closes, its failure opens for
+twice as long. A server that fails at once would otherwise look idle, and draw all questions to itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+#: Seconds for which a first failure opens, and at most. A question that finds it failed again has lost
+#: little: it goes to the next candidate.
+FIRST, LONGEST = 2.0, 60.0
+#: A failure is not risked again before so many times the seconds that it cost.
+COST = 2.0
+#: Every pause is shortened or lengthened by up to this share, so that no crowd comes back at once.
+JITTER = 0.2
+#: A full queue is no fault; it is only left alone for a moment.
+FULL = 1.0
+#: What kinds of failure weigh; from 1 in a row on it is open. An answer that breaks off may be its prompt's
+#: fault, once.
+WEIGHTS = {"refused": 1.0, "broken": 0.5}
+
+State = Literal["closed", "open", "half-open"]
+Kind = Literal["refused", "broken", "full"]
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """`failures` is the weight of those in a row, `until` when it may be tried again (seconds since 1970),
+    `since` when the first of them was; `why` says what the last one said."""
+
+    failures: float = 0.0
+    until: float = 0.0
+    since: float = 0.0
+    why: str = ""
+
+    def state(self, now: float) -> State:
+        """How it stands. A clock that was put back keeps nothing open for longer than it was meant to be."""
+        if now < self.until <= now + LONGEST * (1 + JITTER):
+            return "open"
+        return "half-open" if self.failures >= 1 else "closed"
+
+
+CLOSED = Breaker()
+
+
+def failed(before: Breaker, kind: Kind, why: str, now: float, *, cost: float = 0.0,
+           luck: float = 0.5) -> Breaker:
+    """After a failure that took `cost` seconds. `luck`, from 0 to 1, places the pause within its jitter."""
+    jitter = 1 + JITTER * (2 * luck - 1)
+    if kind == "full":
+        return replace(before, until=max(before.until, now + FULL * jitter), why=why)
+    failures = before.failures + WEIGHTS[kind]
+    since = before.since or now
+    if failures < 1:
+        return Breaker(failures, 0.0, since, why)
+    doubled = FIRST * 2 ** min(failures - 1, 16)
+    return Breaker(failures, now + min(LONGEST, max(doubled, COST * cost)) * jitter, since, why)
