@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import shutil
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,20 @@ def deploy(swarm, run: Run, *more: str, status: int = 0):  # noqa: F811
     return swarm.run("deploy", run.id, "--as-adapter", *more, "--json", status=status)
 
 
+def first_token(port: int, model: str) -> tuple[str, float]:
+    """How a server begins its answer, and the log-probability of that."""
+    body = {"model": model, "messages": [{"role": "user", "content": "Where is the river?"}], "stream": False,
+            "logprobs": True, "max_tokens": 1, "temperature": 0,
+            "options": {"temperature": 0, "num_predict": 1, "num_thread": 1}}
+    path = "/api/chat" if model else "/v1/chat/completions"
+    asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(),
+                                   {"Content-Type": "application/json"})
+    with urllib.request.urlopen(asked, timeout=120) as reply:
+        said = json.load(reply)
+    one = said["logprobs"][0] if model else said["choices"][0]["logprobs"]["content"][0]
+    return one["token"], one["logprob"]
+
+
 def test_an_adapter_is_served_over_weights_that_do_not_move_and_is_rolled_back(swarm):  # noqa: F811
     run = trained(swarm, 1)
     blobs = swarm.data_dir["worlock"] / "blobs"
@@ -66,6 +81,14 @@ def test_an_adapter_is_served_over_weights_that_do_not_move_and_is_rolled_back(s
     assert [path.stat().st_size for path in moved] == [done["size"]]  # the adapter alone
     for host in swarm.hosts:
         assert swarm.served()[host][release]["digest"] == done["sha256"]
+    if swarm.ollama:
+        servers = [(swarm.ollama.port, one["tag"]) for one in swarm.served()["spinoza"].values()]
+        servers += [(one["port"], "") for one in swarm.served()["worlock"].values()]
+        theirs, its, own, over = (first_token(port, tag) for port, tag in servers)
+        assert its[0] == over[0]
+        assert abs(its[1] - over[1]) < 1e-3  # the same on both runtimes
+        assert abs(theirs[1] - own[1]) < 1e-3
+        assert abs(its[1] - theirs[1]) > 1e-3  # and not what the base says
     assert json.loads(swarm.run("up", "--dry-run", "--json").stdout)["hosts"][0]["state"] == "unchanged"
     first = swarm.history()[-2]
     assert (first["adapter"], first["over"]) == (next(iter(moved)).name.removeprefix("sha256-"), "")

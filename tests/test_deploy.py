@@ -168,7 +168,9 @@ def test_a_run_is_finished_on_the_host_where_it_lies(swarm, weights):
     keep_run(swarm.paths, run)
     merged = swarm.data_dir["worlock"] / "runs" / run.id / "out" / "merged"
     shutil.copytree(changed(weights, 11), merged)
-    done = json.loads(swarm.run("deploy", run.id, "-q", "F16", "--share", "0", "--json").stdout)
+    done = json.loads(swarm.run("deploy", run.id, "--imatrix", "make", "--share", "0", "--json").stdout)
+    assert done["stages"]["imatrix"]["tokens"] > 1000
+    assert done["stages"]["imatrix"]["from"] == "text"  # this run has no data beside it
     kept = swarm.paths.releases / "small" / done["release"]
     assert (kept / "merged" / "model.safetensors").read_bytes() == (merged / "model.safetensors").read_bytes()
     assert json.loads((kept / "run.json").read_text())["run"] == run.id

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from swarmctl.verbs.releases import Changed, Desk
 
 AS_JSON = typer.Option("--json", help="Print one JSON document.")
+MAKE = "make"
 YES = typer.Option("--yes", "-y", help="Do not ask.")
 
 
@@ -42,8 +43,9 @@ def deploy(
     max_kl: Annotated[float | None, typer.Option(
         "--max-kl", min=0.0, help="How far quantising may move it from 16 bits, in nats a token.",
         show_default="by kind")] = None,
-    imatrix: Annotated[Path | None, typer.Option(
-        metavar="FILE", help="An importance matrix for the quantisation.", show_default=False)] = None,
+    imatrix: Annotated[str | None, typer.Option(
+        metavar="make|FILE", help="Quantise by an importance matrix: made of the run's training set, or a "
+        "file.", show_default=False)] = None,
     as_adapter: Annotated[bool, typer.Option(
         "--as-adapter", help="Leave the weights as they are served and put the run's LoRA adapter over "
         "them; --quantize does not apply.")] = False,
@@ -56,11 +58,15 @@ def deploy(
     its answers, has moved too far from its 16-bit self, or is not whole. Cut anywhere, run it again. Exits
     with 3 where some hosts do not serve it yet; `up` completes them.
     """
+    from swarmctl.fleet.deployable import model_of
     from swarmctl.verbs import deploy as verb
 
     context: Context = ctx.obj
-    wish = verb.Wish(source, model or verb.model_of(context.paths, source), who(), quantize, share,
-                     tuple(host or ()), max_kl, imatrix=imatrix, as_adapter=as_adapter)
+    wish = verb.Wish(source, model or model_of(context.paths, source), who(), quantize, share,
+                     tuple(host or ()), max_kl, imatrix=Path(imatrix) if imatrix else None,
+                     as_adapter=as_adapter)
+    if imatrix == MAKE:
+        wish = replace(wish, imatrix=None, make_imatrix=True)
     if dry_run:
         planned = verb.plan(context.paths, context.inventory, wish)
         typer.echo(json.dumps(asdict(planned), indent=1) if as_json else plan_text(planned, wish.share))
@@ -185,6 +191,10 @@ def deployed_text(done: Deployed) -> str:
     if "kl_mean" in like:
         lines.append(f"an adapter: {like['kl_mean']:.2g} nats a token from what was trained, "
                      f"{like['kl_base']:.2g} from the weights without it")
+    matrix = done.stages.get("imatrix")
+    if matrix:
+        lines.append(f"importance matrix of {matrix['tokens']:,} tokens of the {matrix['from']}, for "
+                     f"{matrix['tensors']} tensors")
     fell = done.stages.get("quantise", {}).get("fell_back")
     if fell:
         lines.append(f"{fell} of {done.stages['quantise']['tensors']} tensors kept a larger kind: "

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 KINDS = ("Q4_K_M", "Q8_0", "F16", "Q4_0", "Q4_K_S", "Q5_K_M", "Q5_K_S", "Q6_K")
 WHOLE = ("gguf", "quantise", "perplexity", "verify")
+WEIGHED = ("gguf", "imatrix", *WHOLE[1:])
 ALONE = ("verify",)
 OVER = ("adapter", "likeness", "verify")
 FETCH_LIMIT = 6 * 3600.0
@@ -71,6 +72,7 @@ class Order:
     prompts: Sequence[Any] = ()
     bound: int = 256
     imatrix: Path | None = None
+    make_imatrix: bool = False
     base: Base | None = None
 
     @property
@@ -78,8 +80,8 @@ class Order:
         """The job's name: the same weights, finished the same way, have the same."""
         files = sorted(self.weights.iterdir()) if self.weights else [self.gguf] if self.gguf else []
         seen = [[str(path), path.stat().st_size, path.stat().st_mtime_ns] for path in files if path.is_file()]
-        how = [self.model, self.kind, list(self.prompts), self.bound, str(self.imatrix), self.text,
-               self.base.sha256 if self.base else ""]
+        how = [self.model, self.kind, list(self.prompts), self.bound, str(self.imatrix), self.make_imatrix,
+               self.text, self.base.sha256 if self.base else ""]
         digest = sha256(json.dumps([self.run.id if self.run else "", seen, how]).encode()).hexdigest()
         return f"{self.run.id if self.run else 'finish'}.{digest[:8]}"
 
@@ -163,9 +165,11 @@ def spec_of(order: Order, shop: Workshop) -> Spec:
     run, weights = order.run, str(order.weights or "")
     if run:
         weights = f"{jobs.run_folder(run.data_dir, run.id)}/out/merged"
-    matrix = {"imatrix": "imatrix"} if order.imatrix else {}
+    made = "out/imatrix.gguf" if order.make_imatrix else "imatrix"
+    matrix = {"imatrix": made} if order.imatrix or order.make_imatrix else {}
     more: dict[str, Any] = {
         "gguf": {"source": shop.source, "name": order.model},
+        "imatrix": {"source": shop.source, "text": "text.txt", "rows": _rows(order)},
         "quantise": {"kind": order.kind, "tools": shop.tools, **matrix},
         "perplexity": {"text": "text.txt", "tools": shop.tools},
         "verify": {"tools": shop.tools, "bound": order.bound, "trained": f"{weights}/rendered.json",
@@ -176,8 +180,14 @@ def spec_of(order: Order, shop: Workshop) -> Spec:
         part = {"run": jobs.run_folder(run.data_dir, run.id), "source": shop.source, "tools": shop.tools,
                 "served": served, "prompts": list(order.prompts)}
         more |= {"adapter": part, "likeness": part, "verify": {**more["verify"], "served": served}}
-    stages = OVER if order.base else WHOLE if weights else ALONE
+    stages = OVER if order.base else ALONE if not weights else WEIGHED if order.make_imatrix else WHOLE
     return Spec(order.name, stages, weights, "", {}, more={name: more[name] for name in stages})
+
+
+def _rows(order: Order) -> str:
+    """The training set beside a run; empty where there is none."""
+    run = order.run
+    return f"{jobs.run_folder(run.data_dir, run.id)}/data/train.parquet" if run else ""
 
 
 def _finished(folder: Path, order: Order, digest: str, size: int,

@@ -26,6 +26,7 @@ STAGES: Mapping[str, str] = {
     "merge": "swarmctl.jobs.merge:merge",
     "compare": "swarmctl.jobs.prune:compare",
     "gguf": "swarmctl.jobs.gguf:gguf",
+    "imatrix": "swarmctl.jobs.imatrix:imatrix",
     "quantise": "swarmctl.jobs.quantise:quantise",
     "perplexity": "swarmctl.jobs.perplexity:perplexity",
     "adapter": "swarmctl.jobs.adapter:adapter",

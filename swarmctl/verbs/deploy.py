@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.dispatch.inspection import inspect, problem_of
@@ -19,15 +18,15 @@ from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import InventoryError, SwarmError, UsageError
 from swarmctl.evaluation.questions import held_out
 from swarmctl.fleet.adapters import base_of, unservable
+from swarmctl.fleet.deployable import source_of
 from swarmctl.fleet.finishing import KINDS, Order, finish, linked
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.releases import WEIGHTS, append, next_name, read, standing
 from swarmctl.fleet.roles import alone, deciding, turn
-from swarmctl.fleet.runs import find_run
 from swarmctl.fleet.snapshot import read_fleet
-from swarmctl.fleet.workshop import HERE
+from swarmctl.inventory import runtime_of
 from swarmctl.jobs.verify import CONVERSATIONS
 from swarmctl.learning.fitness import unfit
 from swarmctl.learning.plain_text import TEXT
@@ -35,18 +34,21 @@ from swarmctl.runtimes.gguf_header import check_whole
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
+    from pathlib import Path
 
     from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.fleet.deployable import Source
     from swarmctl.fleet.finishing import Base, Finished
     from swarmctl.fleet.progress import Event
     from swarmctl.fleet.releases import Release, Standing
     from swarmctl.fleet.roles import BringUp, Reported
-    from swarmctl.fleet.runs import Run
     from swarmctl.inventory import Inventory
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Candidate
 
 OWN = "the inventory's own weights"
+TAKES_TURNS = ("Ollama holds weights with an adapter or without it, never both: while the canary and the "
+               "champion are the same weights there, each change between them loads anew")
 INSPECT_LIMIT = 1800.0
 PROMPTS = 8
 #: characters of a person's own questions and answers that a divergence is measured on, at most
@@ -72,6 +74,7 @@ class Wish:
     max_kl: float | None = None
     bound: int = 256
     imatrix: Path | None = None
+    make_imatrix: bool = False
     as_adapter: bool = False
 
 
@@ -103,25 +106,6 @@ class Planned:
     beside: str
 
 
-@dataclass(frozen=True, slots=True)
-class Source:
-    """Where the weights are: a run on its host, or a folder or a GGUF here."""
-
-    run: Run | None = None
-    weights: Path | None = None
-    gguf: Path | None = None
-
-    @property
-    def dataset(self) -> str:
-        """What it was trained on, where that is known."""
-        return self.run.dataset if self.run else ""
-
-    @property
-    def where(self) -> str:
-        """The machine that finishes it."""
-        return self.run.host if self.run else HERE
-
-
 def plan(paths: Paths, inventory_path: Path, wish: Wish) -> Planned:
     """What `deploy` would do; nothing is changed. Raises UsageError."""
     inventory = read_inventory(inventory_path)
@@ -150,6 +134,8 @@ def deploy(paths: Paths, inventory_path: Path, wish: Wish, bring_up: BringUp, cl
     with alone(paths, wish.model, note):
         base = base_of(paths, inventory, inventory_path, source.run, wish.source) if wish.as_adapter else None
         work = _Work(paths, inventory, wish, source, clock, note, base)
+        if base and wish.share and _on_ollama(inventory, wish.model, hosts):
+            note(TAKES_TURNS)
         finished = work.finish(event)
         with deciding(paths):
             release = work.keep(finished)
@@ -197,7 +183,7 @@ class _Work:
         kind = self.base.quantisation if self.base else wish.kind
         text, prompts = _texts(self.paths, source)
         order = Order(wish.model, source.run, source.weights, source.gguf, kind, text, prompts,
-                      wish.bound, wish.imatrix, self.base)
+                      wish.bound, wish.imatrix, wish.make_imatrix, self.base)
         how = f"an adapter over {kind}" if self.base else kind
         tell = Teller(source.where, 1, 1, f"finish {wish.model} as {how}", event)
         tell("", state="begun")
@@ -331,24 +317,9 @@ def _hosts(inventory: Inventory, wish: Wish) -> tuple[str, ...]:
     return tuple(name for name in placed if not wish.hosts or name in wish.hosts)
 
 
-def model_of(paths: Paths, source: str) -> str:
-    """The model that a run trained. Raises UsageError for what is no run."""
-    found = source_of(paths, source)
-    if found.run is None:
-        raise UsageError(f"whose release {source} is to be is not said", hint="name the model with --model")
-    return found.run.model
-
-
-def source_of(paths: Paths, name: str) -> Source:
-    """What a name means: a folder, a GGUF, or a run of this machine's. Raises UsageError."""
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return Source(weights=path.absolute())
-    if path.is_file():
-        return Source(gguf=path.absolute())
-    if "/" in name or path.suffix == ".gguf":
-        raise UsageError(f"there is no {name}", hint="name a run, a Hugging Face folder, or a GGUF file")
-    return Source(run=find_run(paths, name))
+def _on_ollama(inventory: Inventory, model: str, hosts: Sequence[str]) -> bool:
+    return any(one.model == model and runtime_of(host, one) == "ollama"
+               for host in inventory.hosts if host.name in hosts for one in host.models)
 
 
 def _texts(paths: Paths, source: Source) -> tuple[str, tuple[Any, ...]]:
