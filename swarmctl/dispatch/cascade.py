@@ -15,9 +15,10 @@ from swarmctl.dispatch.admission import TERMS
 from swarmctl.dispatch.answer import Cancelled, answer
 from swarmctl.errors import Busy
 from swarmctl.exchange import Attempt
-from swarmctl.ledger.heard import read_curves, trail_record
+from swarmctl.ledger.heard import heard_record, read_curves, trail_record
 from swarmctl.routing.cascade import Stakes, plan
 from swarmctl.routing.confidence import STAGES, Trail, believe
+from swarmctl.routing.signs import signs
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +69,7 @@ class Cascade:
 
         if self.choice is None:
             return self._listen(self.way, ask_on, sink, watch, ())
-        held = _Held(self.choice, sink, watch)
+        held = _Held(self.choice, _asked(ask), sink, watch)
         try:
             outcome = ask_on(self._small(), held, held.see)
         except (_Escalated, Busy) as why:
@@ -88,8 +89,8 @@ class Cascade:
         """What happened, as it stands in the exchange's route; `heard` is of the answer that was given."""
         if not self.trail.tokens or outcome.error:
             return self.said or None
-        heard = {"before": round(outcome.price.good, 4), "trail": trail_record(self.trail)}
-        return {**self.said, "heard": heard}
+        found = signs(_asked(self.request), outcome.answer)
+        return {**self.said, "heard": heard_record(outcome.price.good, self.trail, found)}
 
     def _listen(self, way: Route, ask_on: AskOn, sink: Sink, watch: Callable[[Chunk], None] | None,
                 before: tuple[Attempt, ...]) -> Outcome:
@@ -167,8 +168,10 @@ class _Listener:
 class _Held:
     """Holds the small model's chunks back until the plan says to show them; then passes everything on."""
 
-    def __init__(self, choice: _Choice, sink: Sink, watch: Callable[[Chunk], None] | None) -> None:
+    def __init__(self, choice: _Choice, asked: str, sink: Sink,
+                 watch: Callable[[Chunk], None] | None) -> None:
         self.choice = choice
+        self.asked = asked
         self.sink = sink
         self.watch = watch
         self.trail = Trail()
@@ -200,7 +203,8 @@ class _Held:
         if not self.trail.tokens:  # a server that says nothing of them
             return "commit" if whole or any(chunk.text for chunk in self.chunks) else "hold"
         choice = self.choice
-        self.belief = believe(choice.curve, choice.small.good, self.trail, whole=whole)
+        found = signs(self.asked, "".join(chunk.text for chunk in self.chunks)) if whole else None
+        self.belief = believe(choice.curve, choice.small.good, self.trail, found)
         decision, self.threshold = choice.plan.decide(self.belief, self.trail.tokens, whole=whole)
         if decision == "escalate":
             self.seconds = time.monotonic() - self.started
@@ -259,6 +263,11 @@ class _Held:
             said["text"] = "".join(chunk.text for chunk in self.chunks)[:KEPT]
             said["trail"] = trail_record(self.trail)
         return said
+
+
+def _asked(request: ChatRequest) -> str:
+    """The question itself."""
+    return next((turn.content for turn in reversed(request.messages) if turn.role == "user"), "")
 
 
 def _after(before: tuple[Attempt, ...], outcome: Outcome) -> Outcome:

@@ -15,19 +15,22 @@ from swarmctl.ledger import follow
 from swarmctl.ledger.scores import GARBAGE, is_rating
 from swarmctl.routing.calibration import Heard, fit
 from swarmctl.routing.confidence import SIGNALS, STAGES, WHOLE, Curve, Curves, Trail
+from swarmctl.routing.signs import SIGNS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from swarmctl.ledger.journal import Record
     from swarmctl.paths import Paths
 
+NAMES = (*SIGNALS, *SIGNS)
+
 
 def refit(paths: Paths) -> Curves:
     """Fit the curves on all ratings so far and store them. Raises LedgerError."""
     curves = fit(list(heard(paths)))
-    raw = {"signals": SIGNALS, "stages": STAGES, **asdict(curves)}
+    raw = {"names": NAMES, "stages": STAGES, **asdict(curves)}
     write_whole(_file(paths), json.dumps(raw))
     return curves
 
@@ -36,7 +39,7 @@ def read_curves(paths: Paths) -> Curves:
     """The curves as last fitted; none where there are none, or of other signals than ours."""
     try:
         raw = json.loads(_file(paths).read_text(encoding="utf-8"))
-        if (tuple(raw["signals"]), tuple(raw["stages"])) != (SIGNALS, STAGES):
+        if (tuple(raw["names"]), tuple(raw["stages"])) != (NAMES, STAGES):
             return Curves()
         models = {str(digest): {str(category): _curve(one) for category, one in by.items()}
                   for digest, by in raw["models"].items()}
@@ -63,8 +66,14 @@ def heard(paths: Paths) -> Iterator[Heard]:
             yield found
 
 
+def heard_record(before: float, trail: Trail, signs: Sequence[float]) -> dict[str, Any]:
+    """What was heard of an answer, as it is recorded with its exchange."""
+    return {"before": round(before, 4), "trail": trail_record(trail),
+            "signs": [round(one, 4) for one in signs]}
+
+
 def trail_record(trail: Trail) -> dict[str, Any]:
-    """A trail as it is recorded with an exchange."""
+    """A trail as it is recorded."""
     return {"tokens": trail.tokens, "total": round(trail.total, 4), "first": round(trail.first, 4),
             "least": round(trail.least, 4), "beginning": [round(one, 4) for one in trail.beginning]}
 
@@ -81,7 +90,10 @@ def _heard(row: Record | None, good: float) -> Heard | None:
         numbers = {key: float(said["trail"][key]) for key in ("total", "first", "least")}
         trail = Trail(int(said["trail"]["tokens"]), **numbers,
                       beginning=[float(one) for one in said["trail"]["beginning"]])
-        return Heard(str(row["digest"]), str(row["category"]), float(said["before"]), trail, good)
+        signs = tuple(float(one) for one in said["signs"])
+        if len(signs) != len(SIGNS):
+            return None
+        return Heard(str(row["digest"]), str(row["category"]), float(said["before"]), trail, signs, good)
     except GARBAGE:
         return None
 
@@ -89,9 +101,11 @@ def _heard(row: Record | None, good: float) -> Heard | None:
 def _curve(raw: Mapping[str, Any]) -> Curve:
     weights = tuple(tuple(float(w) for w in stage) for stage in raw["weights"])
     information = tuple(float(one) for one in raw["information"])
-    if [len(stage) for stage in weights] != [len(SIGNALS)] * (WHOLE + 1) or len(information) != WHOLE + 1:
+    lengths = [len(SIGNALS)] * WHOLE + [len(NAMES)]
+    if [len(stage) for stage in weights] != lengths or len(information) != WHOLE + 1:
         raise ValueError(raw)
-    return Curve(weights, information, int(raw["ratings"]), float(raw["gain"]), float(raw["gain_low"]))
+    return Curve(weights, information, int(raw["ratings"]), float(raw["gain"]), float(raw["gain_low"]),
+                 str(raw["by"]))
 
 
 def _file(paths: Paths) -> Path:

@@ -3,7 +3,8 @@
 MAP logistic regression by Newton's method, level upon level: all models, then each model, then each of its
 categories, every level pulled towards the one above it. What a curve is worth is measured on answers it was
 not fitted on (FOLDS folds): the mean gain in log-likelihood over the belief before the answer, which is how
-much better calibrated one is for having heard the model's confidence.
+much better calibrated one is for having heard the model's confidence. That gain also chooses what a model's
+whole answers are judged by: the probabilities of their tokens, their text, or both.
 """
 
 from __future__ import annotations
@@ -12,7 +13,19 @@ from collections import defaultdict
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.routing.confidence import STAGES, WHOLE, Curve, Curves, Trail, clamp, follow, log_odds, rising
+from swarmctl.routing.confidence import (
+    SIGNALS,
+    STAGES,
+    SUREST,
+    WHOLE,
+    Curve,
+    Curves,
+    Trail,
+    follow,
+    log_odds,
+    rising,
+)
+from swarmctl.routing.signs import SIGNS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -25,17 +38,24 @@ FEWEST = 20
 #: One-sided: a model whose confidence says nothing is taken for one that speaks once in twenty.
 CERTAIN = 1.645
 ROUNDS = 25
+#: What whole answers may be judged by, as columns of signals and signs. The shift is in all.
+BY: Mapping[str, tuple[int, ...]] = {
+    "probabilities": tuple(range(len(SIGNALS))),
+    "text": (0, *range(len(SIGNALS), len(SIGNALS) + len(SIGNS))),
+    "both": tuple(range(len(SIGNALS) + len(SIGNS))),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Heard:
     """An answer that was rated: the model's digest, the category, what the router believed before it, how
-    likely its tokens were, and how good it was found (0 to 1)."""
+    likely its tokens were, the signs of its text, and how good it was found (0 to 1)."""
 
     digest: str
     category: str
     before: float
     trail: Trail
+    signs: tuple[float, ...]
     good: float
 
 
@@ -45,51 +65,21 @@ def fit(heard: Sequence[Heard]) -> Curves:
         return Curves()
     rows = _Rows(heard)
     everyone = list(range(len(heard)))
-    pooled = _curve(rows, everyone, ())
+    pooled = _curve(rows, (everyone,), everyone)
     models: dict[str, Mapping[str, Curve]] = {}
     for digest, own in _by(heard, everyone, "digest").items():
         if len(own) >= FEWEST:
-            models[digest] = {"": _curve(rows, own, (everyone,)),
-                              **{category: _curve(rows, some, (everyone, own), judged=own)
+            levels = (everyone, own)
+            models[digest] = {"": _curve(rows, levels, own),
+                              **{category: _curve(rows, (*levels, some), own)
                                  for category, some in _by(heard, own, "category").items()}}
     return Curves(pooled, models)
 
 
-class _Rows:
-    """The samples as arrays: signals at every stage, log-odds before, outcomes."""
-
-    def __init__(self, heard: Sequence[Heard]) -> None:
-        import numpy as np
-
-        self.x = [np.array([follow(one.trail.beginning[:tokens]).signals() for one in heard])
-                  for tokens in STAGES]
-        self.x.append(np.array([one.trail.signals() for one in heard]))
-        self.before = np.array([log_odds(one.before) for one in heard])
-        self.good = np.array([one.good for one in heard])
-
-
-def _curve(rows: _Rows, own: list[int], above: tuple[list[int], ...],
-           judged: list[int] | None = None) -> Curve:
-    """Fit the curve of some answers beneath the levels above them. `judged` are those that its worth is
-    measured on."""
-    weights = tuple(tuple(float(w) for w in _levels(rows, stage, (*above, own)))
-                    for stage in range(WHOLE + 1))
-    told, gain, low = _worth(rows, (*above, judged or own))
-    return Curve(weights, told, len(own), gain, low)
-
-
-def _levels(rows: _Rows, stage: int, levels: tuple[list[int], ...]) -> Any:  # noqa: ANN401  an array
-    import numpy as np
-
-    weights = np.zeros(rows.x[stage].shape[1])
-    for own in levels:
-        weights = _newton(rows.x[stage][own], rows.before[own], rows.good[own], weights)
-    return weights
-
-
-def _newton(x: Any, before: Any, good: Any, centre: Any) -> Any:  # noqa: ANN401  arrays
-    """The most likely weights, pulled towards the centre as strongly as PRIOR answers of middling surprise
-    would."""
+def weights_of(x: Any, before: Any, good: Any, centre: Any) -> Any:  # noqa: ANN401  arrays
+    """The most likely weights of a logistic curve for outcomes `good` (n) given signals `x` (n, d) and the
+    log-odds `before` (n), pulled towards `centre` (d) as strongly as PRIOR answers would be of signals of
+    unit size."""
     import numpy as np
 
     pull = PRIOR / 4
@@ -105,36 +95,79 @@ def _newton(x: Any, before: Any, good: Any, centre: Any) -> Any:  # noqa: ANN401
     return weights
 
 
-def _worth(rows: _Rows, levels: tuple[list[int], ...]) -> tuple[tuple[float, ...], float, float]:
-    """On answers left out of the fit: information at each stage, and the whole answer's gain with its lower
-    end."""
+class _Rows:
+    """The samples as arrays: signals at every stage, those of the whole with the signs behind, log-odds
+    before, outcomes."""
+
+    def __init__(self, heard: Sequence[Heard]) -> None:
+        import numpy as np
+
+        self.x = [np.array([follow(one.trail.beginning[:tokens]).signals() for one in heard])
+                  for tokens in STAGES]
+        self.x.append(np.array([(*one.trail.signals(), *one.signs) for one in heard]))
+        self.before = np.array([log_odds(one.before) for one in heard])
+        self.good = np.array([one.good for one in heard])
+
+
+def _curve(rows: _Rows, levels: tuple[list[int], ...], judged: list[int]) -> Curve:
+    """Fit the curve of the last of the levels. `judged` are the answers that its worth is measured on."""
+    likelier = {by: _gains(rows, levels, judged, columns) for by, columns in BY.items()}
+    by = max(likelier, key=lambda name: float(likelier[name].mean()))
+    gains = likelier[by]
+    error = float(gains.std(ddof=1)) / len(judged) ** 0.5
+    used = [BY["probabilities"]] * WHOLE + [BY[by]]
+    told = [_apart(_left_out(rows, stage, levels, judged, used[stage]), rows.good[judged])
+            for stage in range(WHOLE + 1)]
+    weights = tuple(tuple(float(w) for w in _levels(rows, stage, levels, used[stage]))
+                    for stage in range(WHOLE + 1))
+    return Curve(weights, rising(told), len(levels[-1]), float(gains.mean()),
+                 float(gains.mean()) - CERTAIN * error, by)
+
+
+def _levels(rows: _Rows, stage: int, levels: tuple[list[int], ...], columns: tuple[int, ...]) -> Any:  # noqa: ANN401
+    """The weights of the last level, level upon level; 0 for what is not among the columns."""
     import numpy as np
 
-    own = levels[-1]
-    told = []
-    for stage in range(WHOLE + 1):
-        found = np.zeros(len(own))
-        for fold in range(FOLDS):
-            kept = tuple([i for i in level if i % FOLDS != fold] for level in levels)
-            left = [place for place, i in enumerate(own) if i % FOLDS == fold]
-            weights = _levels(rows, stage, kept)
-            found[left] = rows.x[stage][[own[place] for place in left]] @ weights
-        told.append(np.clip(found, clamp(-99), clamp(99)))
-    good = rows.good[own]
-    apart = [_mean(one, good) - _mean(one, 1 - good) for one in told]
-    gains = _likelihood(rows.before[own] + told[-1], good) - _likelihood(rows.before[own], good)
-    error = float(gains.std(ddof=1)) / len(own) ** 0.5 if len(own) > 1 else float("inf")
-    return rising(apart), float(gains.mean()), float(gains.mean()) - CERTAIN * error
+    some = list(columns)
+    weights = np.zeros(len(some))
+    for own in levels:
+        weights = weights_of(rows.x[stage][own][:, some], rows.before[own], rows.good[own], weights)
+    whole = np.zeros(rows.x[stage].shape[1])
+    whole[some] = weights
+    return whole
 
 
-def _mean(values: Any, weight: Any) -> float:  # noqa: ANN401  arrays
-    return float((values * weight).sum() / weight.sum()) if weight.sum() > 0 else 0.0
-
-
-def _likelihood(odds: Any, good: Any) -> Any:  # noqa: ANN401  arrays
+def _left_out(rows: _Rows, stage: int, levels: tuple[list[int], ...], judged: list[int],
+              columns: tuple[int, ...]) -> Any:  # noqa: ANN401  an array
+    """The evidence of each judged answer, by a curve that was fitted without it."""
     import numpy as np
 
-    return good * -np.logaddexp(0, -odds) + (1 - good) * -np.logaddexp(0, odds)
+    found = np.zeros(len(judged))
+    for fold in range(FOLDS):
+        kept = tuple([i for i in level if i % FOLDS != fold] for level in levels)
+        left = [place for place, i in enumerate(judged) if i % FOLDS == fold]
+        found[left] = rows.x[stage][[judged[place] for place in left]] @ _levels(rows, stage, kept, columns)
+    return np.clip(found, -SUREST, SUREST)
+
+
+def _gains(rows: _Rows, levels: tuple[list[int], ...], judged: list[int], columns: tuple[int, ...]) -> Any:  # noqa: ANN401
+    """How much likelier each judged answer's outcome is with the evidence than without, in nats."""
+    import numpy as np
+
+    odds, good = rows.before[judged], rows.good[judged]
+
+    def likelihood(odds: Any) -> Any:  # noqa: ANN401
+        return good * -np.logaddexp(0, -odds) + (1 - good) * -np.logaddexp(0, odds)
+
+    return likelihood(odds + _left_out(rows, WHOLE, levels, judged, columns)) - likelihood(odds)
+
+
+def _apart(evidence: Any, good: Any) -> float:  # noqa: ANN401  arrays
+    """How far good answers lie from bad ones, on average."""
+    right, wrong = good.sum(), (1 - good).sum()
+    if not right or not wrong:
+        return 0.0
+    return float((evidence * good).sum() / right - (evidence * (1 - good)).sum() / wrong)
 
 
 def _by(heard: Sequence[Heard], some: list[int], key: str) -> dict[str, list[int]]:

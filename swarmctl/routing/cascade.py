@@ -48,6 +48,7 @@ MARGIN_SHARE = 0.02
 #: Odds ratio of "the large one is right" where the small one is right, against where it is wrong: what is
 #: hard for one is hard for the other. Measured in bench/cascade.py on two public pairs of models.
 TOGETHER = 4.0
+LONGER = 2
 STEPS = 60
 GRID = tuple(-SUREST + 2 * SUREST * i / STEPS for i in range(STEPS + 1))
 #: Gauss-Hermite, for the standard normal.
@@ -103,12 +104,12 @@ class Plan:
     thresholds: tuple[Threshold, ...]
 
     def decide(self, belief: float, tokens: int, *, whole: bool = False) -> tuple[Decision, Threshold]:
-        """What to do after so many tokens, of which `belief` is the share of good answers."""
+        """What to do after so many tokens, where `belief` is the share of good answers. One that runs longer
+        than expected is held as at the stage before its end, up to LONGER times as long."""
         last = self.thresholds[-1]
         passed = [one for one in self.thresholds[:-1] if one.tokens <= tokens]
-        now = last if whole or tokens >= last.tokens or not passed else passed[-1]
-        if not whole and not passed:
-            return "hold", self.thresholds[0]
+        ends = whole or not passed or tokens >= LONGER * last.tokens
+        now = last if ends else passed[-1]
         if belief <= now.low:
             return "escalate", now
         return ("commit" if belief >= now.high else "hold"), now

@@ -39,7 +39,9 @@ SUREST = 6.0
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """What one model's probabilities mean: weights of the signals at each stage, the last for whole answers.
+    """What one model's probabilities mean: weights of the signals at each stage, the last for whole answers
+    and with the signs of their text behind; 0 where one is not used. `by` is what was found to say the most
+    of whole answers: probabilities, text, or both.
 
     `information` is how far good and bad answers lie apart by then (difference of the mean log-odds); `gain`
     what the curve tells of an answer it was not fitted on (nats, mean, with the lower end of its interval).
@@ -50,6 +52,7 @@ class Curve:
     ratings: int = 0
     gain: float = 0.0
     gain_low: float = 0.0
+    by: str = "probabilities"
 
     @property
     def speaks(self) -> bool:
@@ -115,11 +118,11 @@ def stage_of(tokens: int, *, whole: bool = False) -> int:
     return WHOLE if whole else max(i for i, least in enumerate(STAGES) if i == 0 or least <= tokens)
 
 
-def believe(curve: Curve, before: float, trail: Trail, *, whole: bool = False) -> float:
-    """The share of good answers among those that began like this one, where `before` was it for the
-    question."""
-    weights = curve.weights[stage_of(trail.tokens, whole=whole)]
-    return probability(log_odds(before) + weigh(weights, trail.signals()))
+def believe(curve: Curve, before: float, trail: Trail, signs: Sequence[float] | None = None) -> float:
+    """The share of good answers among those that went like this one, where `before` was it for the question.
+    `signs` are those of the text, once it is whole."""
+    weights = curve.weights[stage_of(trail.tokens, whole=signs is not None)]
+    return probability(log_odds(before) + weigh(weights, (*trail.signals(), *(signs or ()))))
 
 
 def weigh(weights: Sequence[float], found: Sequence[float]) -> float:

@@ -1,0 +1,87 @@
+"""What an answer's text shows of how it came about: sums that do not add up, numbers that were passed over,
+an end that is none. Beside the probabilities of its tokens it is the other evidence of whether it is right;
+which of the two says more is for the ratings to decide (`routing.calibration`).
+"""
+
+from __future__ import annotations
+
+import operator
+import re
+from math import log1p
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Names of the signs, in their order. Each is of about unit size.
+SIGNS = ("slips", "sums", "last sum", "whole number", "fraction", "no end", "passed over", "doubts", "length",
+         "question", "shares")
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+SIDE = r"\$?\d[\d,]*(?:\.\d+)?%?"
+#: a sum as people write one, with any number of terms, and what it is said to be
+SUM = re.compile(rf"({SIDE}(?:\s*[-+*/x×÷]\s*{SIDE})+)\s*=\s*\$?(-?\d[\d,]*(?:\.\d+)?)")  # noqa: RUF001
+#: where an answer says that it is one: a mark of its kind, or the words
+END = re.compile(r"####|\\boxed|\bthe answer is\b", re.IGNORECASE)
+DOUBTS = re.compile(r"\b(?:however|sorry|assum\w*|if we|mistake|not possible|not enough|i think|i believe|"
+                    r"perhaps|maybe|would)\b", re.IGNORECASE)
+SHARES = re.compile(r"\b(?:half|third|quarter|fifth|twice|thrice|percent|\d/\d)\b|%", re.IGNORECASE)
+APPLY: dict[str, Callable[[float, float], float]] = {
+    "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+#: Rounding to a cent, or to a hundredth, is no slip.
+ROUNDED = 0.011
+LONGEST = 20_000
+
+
+def signs(question: str, answer: str) -> tuple[float, ...]:
+    """The signs of an answer, as SIGNS. Bounded work: of a very long answer only the beginning is read."""
+    text, asked = answer[:LONGEST], question[:LONGEST]
+    sums = list(_sums(text))
+    end = END.split(text)[-1]
+    said = [_number(one) for one in NUMBER.findall(end)] or [_number(one) for one in NUMBER.findall(text)]
+    final = said[0] if said and END.search(text) else said[-1] if said else None
+    given = [_number(one) for one in NUMBER.findall(asked)]
+    used = {_number(one) for one in NUMBER.findall(text)}
+    return (
+        min(sum(abs(true - claimed) > ROUNDED * max(1.0, abs(true)) for true, claimed in sums), 3) / 1.0,
+        log1p(len(sums)),
+        float(bool(sums) and final == sums[-1][1]),
+        float(final is not None and final == int(final)),
+        float(any(claimed != int(claimed) for _, claimed in sums)),
+        float(len(END.findall(text)) != 1),
+        sum(one not in used for one in given) / max(1, len(given)),
+        min(len(DOUBTS.findall(text)), 4) / 2,
+        log1p(len(text)) / 4,
+        log1p(len(asked)) / 4,
+        float(bool(SHARES.search(asked))),
+    )
+
+
+def _sums(text: str) -> Iterator[tuple[float, float]]:
+    """What each sum that the text states comes to, and what the text says that it does."""
+    for found in SUM.finditer(text):
+        true = _value(found[1])
+        if true is not None:
+            yield true, _number(found[2].lstrip("-")) * (-1 if found[2].startswith("-") else 1)
+
+
+def _value(terms: str) -> float | None:
+    """The value of a sum without brackets; None where it divides by zero."""
+    parts = re.findall(rf"{SIDE}|[-+*/x×÷]", terms)  # noqa: RUF001
+    numbers = [_number(one.strip("$%")) / (100 if one.endswith("%") else 1) for one in parts[::2]]
+    signs_between = [{"x": "*", "×": "*", "÷": "/"}.get(one, one) for one in parts[1::2]]  # noqa: RUF001
+    for level in ("*/", "+-"):
+        rest, left = [numbers[0]], []
+        for sign, number in zip(signs_between, numbers[1:], strict=True):
+            if sign not in level:
+                rest.append(number)
+                left.append(sign)
+            elif sign == "/" and number == 0:
+                return None
+            else:
+                rest[-1] = APPLY[sign](rest[-1], number)
+        numbers, signs_between = rest, left
+    return numbers[0]
+
+
+def _number(text: str) -> float:
+    return float(text.replace(",", "") or 0)
