@@ -40,6 +40,22 @@ def metrics(
     _put(metrics_verb(context.paths, context.clock, hosts=hosts).decode(), output)
 
 
+@app.command()
+def dashboard(output: Output = None) -> None:
+    """Print a dashboard of these metrics, as Grafana imports it (Dashboards, New, Import)."""
+    from swarmctl.monitor.dashboard import dashboard as made
+
+    _put(made(), output)
+
+
+@app.command()
+def alerts(output: Output = None) -> None:
+    """Print alert rules over these metrics, as Prometheus's rule_files take them."""
+    from swarmctl.monitor.alerts import rules
+
+    _put(rules(), output)
+
+
 def _put(text: str, output: Path | None) -> None:
     if output is None:
         sys.stdout.write(text)

@@ -125,8 +125,6 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("swarmctl_host_disk_free_bytes", "gauge", "hosts", "Free space on the data folder's disk.",
            ("host",)),
     Metric("swarmctl_host_gpus", "gauge", "hosts", "GPUs whose driver answers.", ("host",)),
-    Metric("swarmctl_host_gpus_expected", "gauge", "snapshot", "GPUs that worked when `up` last looked.",
-           ("host",)),
     Metric("swarmctl_gpu_memory_bytes", "gauge", "hosts", "GPU memory.", GPU),
     Metric("swarmctl_gpu_memory_used_bytes", "gauge", "hosts", "GPU memory that is taken.", GPU),
     Metric("swarmctl_gpu_ratio", "gauge", "hosts", "Share of time that the GPU worked, 0 to 1.", GPU),

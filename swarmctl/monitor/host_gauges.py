@@ -61,7 +61,6 @@ def _standing(paths: Paths, entry: HostEntry, now: float) -> Iterator[Gauge]:
     yield "swarmctl_host_intermittent", host, float(entry.intermittent)
     yield "swarmctl_host_marked", host, float(mark is not None and mark.until > now)
     yield "swarmctl_host_asleep", host, float(read_asleep(paths, entry.name) is not None)
-    yield "swarmctl_host_gpus_expected", host, entry.gpus
     for state in ASIDE:
         yield "swarmctl_host_aside", (entry.name, state), float(aside is not None and aside.state == state)
 
