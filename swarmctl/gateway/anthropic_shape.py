@@ -46,11 +46,12 @@ class MessageStream:
         self.meta = meta
         self.index = -1
         self.kind = ""
+        self.begun = False
 
     def feed(self, event: Event) -> bytes:
         """See surface.Stream."""
         if isinstance(event, Routed):
-            return self._start()
+            return b"" if self.begun else self._start()
         if isinstance(event, Thought):
             return self._into("thinking") + self._delta({"type": "thinking_delta", "thinking": event.text})
         if isinstance(event, Piece):
@@ -64,6 +65,7 @@ class MessageStream:
         return sse(error(exc)[1])
 
     def _start(self) -> bytes:
+        self.begun = True
         begun = _message(self.meta.id, self.meta.model, [])
         return sse({"type": "message_start", "message": begun}) + sse({"type": "ping"})
 

@@ -12,10 +12,11 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from swarmctl.dispatch.question import SERVED, put
 from swarmctl.errors import Busy, StreamBroken
+from swarmctl.gateway.previous import gone_on
 from swarmctl.gateway.resident import LEANINGS
 from swarmctl.gateway.turn import Called, Finished, Piece, Restarted, Routed, Thought
 from swarmctl.runtimes.http import Hangup, until
@@ -29,8 +30,12 @@ if TYPE_CHECKING:
     from swarmctl.routing.category import Categorised
     from swarmctl.routing.cost import Price, Route
 
+T = TypeVar("T")
+
 #: Events that a thread may be ahead of its reader.
 AHEAD = 64
+#: Threads for embeddings, health, feedback and metrics.
+ASIDE = 8
 #: What is said to come back in where every thread is at work.
 BUSY_SECONDS = 2.0
 
@@ -43,6 +48,7 @@ class Engine:
         self.clock = clock
         self.at_once = at_once
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="swarmctl-turn")
+        self._aside = ThreadPoolExecutor(ASIDE, thread_name_prefix="swarmctl-aside")
         self._running: set[_Bridge] = set()
 
     @property
@@ -64,6 +70,10 @@ class Engine:
         finally:
             bridge.hang_up()
 
+    async def apart(self, work: Callable[[], T]) -> T:
+        """Run what is not a turn, and would make the loop wait, in threads of its own."""
+        return await asyncio.get_running_loop().run_in_executor(self._aside, work)
+
     def hang_up(self) -> int:
         """Cancel every turn that is under way; how many there were."""
         turns = tuple(self._running)
@@ -81,6 +91,7 @@ class Engine:
     def close(self) -> None:
         """Let the threads go."""
         self._pool.shutdown(wait=False, cancel_futures=True)
+        self._aside.shutdown(wait=False, cancel_futures=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +105,8 @@ class _Work:
     def run(self, bridge: _Bridge) -> Finished:
         name = self.turn.model
         asked = replace(self.turn.asked, via=SERVED, model=None if name in LEANINGS else name)
+        if self.turn.continues:
+            asked = gone_on(self.resident.paths.journal, asked, self.turn.continues, self.terminal)
         answered = put(self.resident.leaning(name), asked, bridge, terminal=self.terminal, clock=self.clock,
                        routed=bridge.routed, watch=bridge.watch, identity=self.identity)
         return Finished(answered)

@@ -298,7 +298,7 @@ def _logprobs(tokens: Sequence[Token], meta: Meta) -> list[dict[str, Any]]:
 
 
 def _token(text: str, logprob: float) -> dict[str, Any]:
-    return {"token": text, "logprob": logprob, "bytes": list(text.encode())}
+    return {"token": text, "logprob": logprob, "bytes": list(text.encode("utf-8", "replace"))}
 
 
 def whole_embed(asked: ToEmbed, found: Vectors) -> Mapping[str, Any]:

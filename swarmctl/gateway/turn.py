@@ -29,12 +29,15 @@ class BadRequest(SwarmError):
 @dataclass(frozen=True, slots=True)
 class Turn:
     """A question as the ask path takes it, and how its client wants it answered. `model` is the name that the
-    client used: auto, auto:fast, auto:best, or a real one. `usage` asks for token counts in a stream."""
+    client used: auto, auto:fast, auto:best, or a real one. `usage` asks for token counts in a stream.
+    `continues` is the exchange whose conversation goes on, where the client named one instead of sending it
+    all."""
 
     asked: Asked
     model: str = "auto"
     stream: bool = False
     usage: bool = False
+    continues: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
