@@ -60,6 +60,9 @@ ALERTS: tuple[Alert, ...] = (
           "sum by (host, model) (increase(swarmctl_failed_attempts_total[15m])) > 10", "0m", "warning",
           f"{SERVER} failed {{{{ $value | humanize }}}} questions in 15 minutes; others answered them",
           f"swarmctl doctor {HOST}"),
+    Alert("SwarmctlBreakerOpen", 'max_over_time(swarmctl_breaker_state{state="open"}[5m]) == 1', "10m",
+          "warning", f"{SERVER} keeps failing, and is left alone",
+          f"swarmctl doctor {HOST}; swarmctl logs {HOST}"),
     Alert("SwarmctlSlowFirstToken",
           "histogram_quantile(0.95, sum by (le) (rate(swarmctl_first_token_seconds_bucket[15m])))"
           f" > {SLOW_SECONDS:g}", "10m", "warning",

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch import queue
+from swarmctl.dispatch.breakers import read_breaker
 from swarmctl.dispatch.habits import read_habits
 from swarmctl.dispatch.marks import read_mark
 from swarmctl.dispatch.slots import claimed
@@ -21,10 +22,12 @@ if TYPE_CHECKING:
     from swarmctl.fleet.snapshot import Fleet, HostEntry, Served
     from swarmctl.monitor.hosts import HostSeen, ServerSeen
     from swarmctl.paths import Paths
+    from swarmctl.routing.cost import Candidate
 
 Gauge = tuple[str, tuple[str, ...], float | None]
 Gauges = dict[str, dict[tuple[str, ...], float]]
 
+BREAKER = ("closed", "open", "half-open")
 ASIDE = ("cordoned", "draining", "upgrading")
 
 
@@ -34,8 +37,7 @@ def snapshot_gauges(paths: Paths, fleet: Fleet, now: float) -> Gauges:
         yield "swarmctl_fleet_written_timestamp_seconds", (), _seconds(fleet.written)
         yield "swarmctl_queue_length", (), queue.length(paths)
         for candidate in make_swarm(paths, fleet).candidates:
-            yield ("swarmctl_slots_claimed", (candidate.host, candidate.server, candidate.model),
-                   claimed(paths, candidate, candidate.parallel))
+            yield from _at_work(paths, candidate, now)
         for entry in fleet.hosts:
             yield from _standing(paths, entry, now)
             for served in entry.served:
@@ -63,6 +65,14 @@ def _standing(paths: Paths, entry: HostEntry, now: float) -> Iterator[Gauge]:
     yield "swarmctl_host_asleep", host, float(read_asleep(paths, entry.name) is not None)
     for state in ASIDE:
         yield "swarmctl_host_aside", (entry.name, state), float(aside is not None and aside.state == state)
+
+
+def _at_work(paths: Paths, candidate: Candidate, now: float) -> Iterator[Gauge]:
+    server = (candidate.host, candidate.server, candidate.model)
+    yield "swarmctl_slots_claimed", server, claimed(paths, candidate, candidate.parallel)
+    state = read_breaker(paths, candidate.host, candidate.server).state(now)
+    for one in BREAKER:
+        yield "swarmctl_breaker_state", (*server, one), float(one == state)
 
 
 def _speeds(paths: Paths, entry: HostEntry, served: Served) -> Iterator[Gauge]:

@@ -126,6 +126,10 @@ LOAD = Section("Load and routing", (
         'sum by (decision) (rate(swarmctl_cascades_total{model=~"$model"}[$__rate_interval]))':
             "{{decision}}"}, "reqps", core=False,
           says="Questions that a small model was asked first, and what came of it."),
+    Panel("Breakers", "state-timeline", {
+        'max by (host, model) (swarmctl_breaker_state{host=~"$host",model=~"$model",state!="closed"})':
+            "{{model}} on {{host}}"}, steps=((None, GREEN), (1, RED)),
+          says="Red: it keeps failing and is left alone, or one question tries it."),
     Panel("Failovers", "timeseries", {
         "sum by (host, model) (increase(swarmctl_failed_attempts_total"
         f"{SERVED}[$__rate_interval]))": "{{model}} on {{host}}"},
