@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
 
-from swarmctl.dispatch.habits import fold, learn, read_habits
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_routing import SMALL
+
+from swarmctl.dispatch.habits import learn, read_habits
 from swarmctl.dispatch.marks import FIRST_PAUSE, LONGEST_PAUSE, clear_mark, mark_down, read_mark
 from swarmctl.exchange import Timings
 from swarmctl.fleet.snapshot import Served
 from swarmctl.paths import Paths
-from swarmctl.routing.cost import Habits
+from swarmctl.routing.cost import Habits, Question, Standing, Tariff, price
+from swarmctl.routing.latency import HALF_LIFE, fold, forecast
 
 SERVED = Served(runtime="llamacpp", server="m", model="m", digest="d1", template="t", port=1, context=1,
                 parallel=1,
@@ -43,14 +49,91 @@ def test_cached_tokens_are_not_counted_as_read():
                 timings=cached).prefill_speed == 100
 
 
-def test_habits_survive_on_disk_and_belong_to_one_model_file(paths):
-    learn(paths, "worlock", "m", "d1", read_habits(paths, "worlock", SERVED), category="routine",
-          characters=300,
-          finish="stop", timings=EXCHANGE)
-    assert read_habits(paths, "worlock", SERVED).decode_speed == pytest.approx(12)
-    from dataclasses import replace
+def priced(habits: Habits, busy: int = 0, **more):
+    candidate = replace(SMALL, host="worlock", server="m", digest="d1", habits=habits, **more)
+    return price(Question("routine", 300), candidate, Standing(busy=busy, slots=4), Tariff())
 
+
+def test_habits_survive_on_disk_and_belong_to_one_model_file(paths):
+    at = priced(read_habits(paths, "worlock", SERVED))
+    learn(paths, at, category="routine", characters=300, finish="stop", timings=EXCHANGE)
+    after = read_habits(paths, "worlock", SERVED)
+    assert after.decode_speed == pytest.approx(12)
+    assert set(after.errors) == {"prefill", "decode"}, "nothing was loaded, and no first token was timed"
     assert read_habits(paths, "worlock", replace(SERVED, digest="d2")).decode_speed == 10.0
+
+
+def test_what_another_terminal_taught_meanwhile_is_not_forgotten(paths):
+    at = priced(read_habits(paths, "worlock", SERVED))
+    for _ in range(2):
+        learn(paths, at, category="routine", characters=300, finish="stop", timings=EXCHANGE)
+    assert read_habits(paths, "worlock", SERVED).decode_speed == pytest.approx(13.6, rel=1e-3)
+
+
+def test_habits_written_by_an_earlier_version_are_read(paths):
+    path = paths.state / "habits" / "worlock@m.json"
+    path.parent.mkdir(parents=True)
+    path.write_text('{"digest": "d1", "prefill_speed": 5, "decode_speed": 6, "overhead": 0, '
+                    '"characters_per_token": 3, "answer_tokens": {}}')
+    assert read_habits(paths, "worlock", SERVED) == Habits(5.0, 6.0)
+
+
+def test_what_is_old_counts_less_and_after_long_hardly():
+    def speed(age: float) -> float:
+        return fold(Habits(100.0, 10.0), category="routine", characters=300, finish="stop", timings=EXCHANGE,
+                    age=age).decode_speed
+
+    assert speed(0) == pytest.approx(12)
+    assert speed(HALF_LIFE) == pytest.approx(16)
+    assert speed(30 * HALF_LIFE) == pytest.approx(20)
+
+
+def test_a_speed_in_company_teaches_what_company_costs_and_not_the_speed():
+    slow = replace(EXCHANGE, decode_seconds=8.0)  # half as fast as alone, with two beside it
+    habits = Habits(100.0, 10.0)
+    for _ in range(30):
+        habits = fold(habits, category="routine", characters=300, finish="stop", timings=slow, company=2)
+    assert habits.decode_speed == 10.0
+    assert habits.crowding == pytest.approx(0.5, rel=0.01)
+    alone, beside = priced(habits), priced(habits, busy=2)
+    assert beside.decode - habits.overhead == pytest.approx(2 * (alone.decode - habits.overhead), rel=0.01)
+
+
+def test_a_server_known_for_its_tail_is_late_later():
+    def late_after(firsts: list[float]) -> float:
+        habits = Habits(100.0, 10.0)
+        for first in firsts:
+            timings = Timings(first_token_seconds=first, completion_tokens=40, decode_seconds=4.0,
+                              prompt_tokens=100, prompt_seconds=1.0, total_seconds=5.0)
+            habits = fold(habits, category="routine", characters=300, finish="stop", timings=timings,
+                          expected=priced(habits))
+        return forecast(priced(habits)).first.p95
+
+    assert late_after([1.1] * 40) < 1.5 < late_after([]) < 5
+    assert late_after([0.6, 0.6, 0.6, 4.0] * 10) > 3
+
+
+@given(st.lists(st.floats(-1.5, 1.5), min_size=60, max_size=120), st.floats(0.1, 100))
+def test_the_percentile_lies_above_most_of_what_was_seen(errors, expected):
+    from math import exp, sqrt
+
+    from swarmctl.routing.latency import UNSEEN, Z95, _error
+
+    mean, variance = UNSEEN
+    for one in errors:
+        mean, variance = _error((mean, variance), one, 0.1)
+    recent = errors[-30:]
+    bound = expected * exp(mean + Z95 * sqrt(variance))
+    assert sum(expected * exp(one) > bound for one in recent) <= 0.4 * len(recent)
+
+
+def test_a_load_that_was_seen_replaces_what_up_measured():
+    habits = fold(Habits(100.0, 10.0), category="routine", characters=300, finish="stop",
+                  timings=replace(EXCHANGE, load_seconds=9.0))
+    assert habits.load_seconds == 9.0
+    cold = price(Question("routine", 300), replace(SMALL, habits=habits, load_seconds=2.0),
+                 Standing(loaded=False), Tariff())
+    assert cold.load == 9.0
 
 
 @pytest.mark.parametrize("garbage", ["", "{", "[]", '{"digest": "d1"}', '{"digest": "d1", "nonsense": 1}',

@@ -72,6 +72,7 @@ class Outcome:
     error: str | None = None
     tool_calls: tuple[ToolCall, ...] = ()
     thought: str = ""
+    company: int = 0
 
 
 class Cancelled(KeyboardInterrupt):
@@ -220,7 +221,8 @@ class _Run:
         timed = replace(timings, first_token_seconds=self.first, queue_seconds=self.admitted.waited or None,
                         total_seconds=time.monotonic() - self.started)
         return Outcome(self.price, "".join(self.pieces), finish, timed, self.attempts,
-                       tool_calls=tuple(self.calls), thought="".join(self.thoughts))
+                       tool_calls=tuple(self.calls), thought="".join(self.thoughts),
+                       company=self.admitted.slot.company)
 
 
 def _why(exc: RemoteError | ServerError) -> str:

@@ -54,9 +54,8 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
     )
     append(swarm.paths.journal, exchange.to_record())
     if outcome.timings.completion_tokens:
-        learn(swarm.paths, candidate.host, candidate.server, candidate.digest, candidate.habits,
-              category=category,
-              characters=ask.characters(), finish=outcome.finish, timings=outcome.timings)
+        learn(swarm.paths, outcome.price, category=category, characters=ask.characters(),
+              finish=outcome.finish, timings=outcome.timings, company=outcome.company)
     return exchange
 
 

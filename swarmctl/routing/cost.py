@@ -36,13 +36,22 @@ MIN_ANSWER_TOKENS = 32
 
 @dataclass(frozen=True, slots=True)
 class Habits:
-    """What exchanges have taught of one (host, model). Speeds in tokens per second, times in seconds."""
+    """What exchanges have taught of one (host, model). Speeds in tokens per second, times in seconds.
+
+    `decode_speed` is of an answer alone; each further answer beside it makes a token's time longer by
+    `crowding`. `service_seconds` is for how long an answer holds its slot. `errors` are mean and variance of
+    ln(actual / expected) of what routing.latency expects. 0 is where nothing was seen.
+    """
 
     prefill_speed: float
     decode_speed: float
     overhead: float = 0.0
     characters_per_token: float = DEFAULT_CHARACTERS_PER_TOKEN
     answer_tokens: Mapping[str, float] = field(default_factory=dict)
+    load_seconds: float = 0.0
+    service_seconds: float = 0.0
+    crowding: float = 0.0
+    errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +192,10 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
     fresh = max(1.0, prompt - standing.cached_characters / habits.characters_per_token)
     answer = _answer_tokens(question, candidate)
     prefill = fresh / max(habits.prefill_speed, 1e-6)
-    decode = answer / max(habits.decode_speed, 1e-6) + habits.overhead
     slots = standing.slots or max(1, candidate.parallel)
-    queue = expected_queue(standing.busy, slots, prefill + decode)
+    company = 1 + habits.crowding * min(standing.busy, slots - 1)
+    decode = answer / max(habits.decode_speed, 1e-6) * company + habits.overhead
+    queue = expected_queue(standing.busy, slots, habits.service_seconds or prefill + decode)
     watt_hours = candidate.load_watts * (prefill + decode) / 3600
     money = watt_hours / 1000 * candidate.energy_price
     known = quality(first_guess(candidate.parameters, question.category, candidate.prior),
@@ -194,7 +204,7 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
         candidate=candidate,
         queue=queue,
         connect=0.0 if standing.warm else COLD_CONNECT_SECONDS,
-        load=0.0 if standing.loaded else candidate.load_seconds,
+        load=0.0 if standing.loaded else habits.load_seconds or candidate.load_seconds,
         prefill=prefill,
         decode=decode,
         energy=money / tariff.value_of_time * 3600 if tariff.value_of_time else 0.0,
@@ -210,9 +220,15 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
     )
 
 
+def first_token(price: Price) -> float:
+    """Expected seconds from sending to the first token: all but the queue and the rest of the answer."""
+    habits = price.candidate.habits
+    return price.connect + price.load + price.prefill + habits.overhead + 1 / max(habits.decode_speed, 1e-6)
+
+
 def expected_queue(ahead: int, slots: int, service: float) -> float:
-    """Expected wait for a slot with `ahead` answers under way or before us: with all slots busy, one frees up
-    in service / slots on average."""
+    """Expected wait for a slot with `ahead` answers under way or before us, each of which holds its slot for
+    `service` seconds: with all slots busy, one frees up in service / slots on average."""
     return max(0, ahead - slots + 1) * service / max(1, slots)
 
 
