@@ -18,7 +18,7 @@ class Bounds:
     stall: float = 60.0
     idle: float = 75.0
     drain: float = 30.0
-    at_once: int = 64
+    at_once: int = 128
     connections: int = 1024
 
 

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
     from starlette.types import Receive, Scope, Send
 
     from swarmctl.gateway.bounds import Bounds
+    from swarmctl.gateway.keys import Key
 
-JSON = "application/json"
+JSON, PLAIN = "application/json", "text/plain; charset=utf-8"
 #: JSON nested deeper is no request of any API here; Python's own limit is a RecursionError.
 NOT_JSON = "the body is not JSON"
 
@@ -31,14 +32,16 @@ class Call:
         self.path: str = scope["path"]
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         self.client: str = (scope.get("client") or ("",))[0]
+        #: the key's name as exchanges have it, and the key itself
         self.key: str | None = None
+        self.access: Key | None = None
         self.began = time.monotonic()
         self.status = 0
         self.sent = 0
         self.first: float | None = None
         self.noted: dict[str, Any] = {}
-        self._receive = receive
-        self._send = send
+        self.receive = receive
+        self.send = send
 
     def query(self) -> Mapping[str, str]:
         """The parameters of the URL; the last of several with one name."""
@@ -67,7 +70,7 @@ class Call:
             raise BadRequest(f"the body may have {limit >> 20} MiB at most", status=413)
         raw, more = bytearray(), True
         while more:
-            message = await self._receive()
+            message = await self.receive()
             if message["type"] == "http.disconnect":
                 raise BadRequest("the client left", status=499)
             raw += message.get("body", b"")
@@ -78,7 +81,7 @@ class Call:
 
     async def gone(self) -> None:
         """Return once the client has left. Only after the body was read."""
-        while (await self._receive())["type"] != "http.disconnect":
+        while (await self.receive())["type"] != "http.disconnect":
             pass
 
     async def begin(self, status: int, media: str, headers: Mapping[str, str],
@@ -88,7 +91,7 @@ class Call:
         pairs = {"content-type": media, **headers}
         if length is not None:
             pairs["content-length"] = str(length)
-        await self._send({"type": "http.response.start", "status": status, "headers": [
+        await self.send({"type": "http.response.start", "status": status, "headers": [
             (name.encode(), value.encode("latin-1", "replace")) for name, value in pairs.items()]})
 
     async def write(self, data: bytes, more: bool = True) -> None:
@@ -96,12 +99,12 @@ class Call:
         if data and self.first is None:
             self.first = time.monotonic() - self.began
         self.sent += len(data)
-        await self._send({"type": "http.response.body", "body": data, "more_body": more})
+        await self.send({"type": "http.response.body", "body": data, "more_body": more})
 
     async def reply(self, status: int, body: Mapping[str, Any] | str,
-                    headers: Mapping[str, str] | None = None) -> None:
+                    headers: Mapping[str, str] | None = None, media: str = "") -> None:
         """Answer whole: an object as JSON, a str as plain text."""
-        plain = isinstance(body, str)
+        media = media or (PLAIN if isinstance(body, str) else JSON)
         data = body.encode() if isinstance(body, str) else json.dumps(body, separators=(",", ":")).encode()
-        await self.begin(status, "text/plain; charset=utf-8" if plain else JSON, headers or {}, len(data))
+        await self.begin(status, media, headers or {}, len(data))
         await self.write(data, more=False)

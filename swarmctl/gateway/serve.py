@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from swarmctl.errors import SwarmError
+from swarmctl.gateway.wire import protocol
 from swarmctl.runtimes.http import keeping
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ async def _serve(app: App, sock: socket.socket, say: Callable[[str], None]) -> N
     finally:
         stop.cancel()
         app.gateway.engine.close()
+        app.gateway.metrics.close()
 
 
 class _Server(uvicorn.Server):
@@ -83,7 +85,7 @@ def _server(app: App) -> _Server:
     bounds = app.gateway.bounds
     config = uvicorn.Config(
         app, log_config=None, access_log=False, lifespan="off", ws="none", server_header=False,
-        proxy_headers=False, timeout_keep_alive=round(bounds.idle), limit_concurrency=None,
+        http=protocol(bounds), proxy_headers=False, timeout_keep_alive=round(bounds.idle),
         timeout_graceful_shutdown=round(bounds.drain + RECORD_SECONDS))
     return _Server(config)
 

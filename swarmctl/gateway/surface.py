@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from swarmctl.errors import Busy, NoCandidate, RequestRejected, UsageError
+from swarmctl.errors import Busy, LedgerError, RemoteError, RequestRejected, ServerError, UsageError
 from swarmctl.gateway.turn import BadRequest
 
 if TYPE_CHECKING:
@@ -132,4 +132,6 @@ def status_of(exc: SwarmError) -> int:
         return 404
     if isinstance(exc, RequestRejected):
         return 400
-    return 503 if isinstance(exc, NoCandidate) else 502
+    if isinstance(exc, LedgerError):
+        return 500
+    return 502 if isinstance(exc, ServerError | RemoteError) else 503

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from swarmctl.errors import StreamBroken, SwarmError
 from swarmctl.gateway.surface import Meta
-from swarmctl.gateway.turn import BadRequest, Finished, Restarted, Routed, Whole
+from swarmctl.gateway.turn import BadRequest, Finished, Piece, Restarted, Routed, Whole
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
@@ -33,6 +33,8 @@ class Talking:
         self.identity = identity
         self.at = at
         self.seconds = seconds
+        #: pieces of the answer so far, for who pays for an answer that nobody waited for
+        self.pieces = 0
         self._open: Stream | None = None
 
     async def answer(self, engine: Engine, terminal: str) -> Exchange | None:
@@ -70,6 +72,7 @@ class Talking:
         whole, route = Whole(), None
         async for event in events:
             whole.take(event)
+            self.pieces += isinstance(event, Piece)
             if isinstance(event, Routed):
                 route = event.route
             elif isinstance(event, Finished):
@@ -91,6 +94,7 @@ class Talking:
             if self._open is None:
                 assert route is not None  # Routed comes first
                 self._open = await self._begin(route)
+            self.pieces += isinstance(event, Piece)
             data = self._open.feed(event)
             if data or isinstance(event, Finished):
                 await self.call.write(data, more=not isinstance(event, Finished))

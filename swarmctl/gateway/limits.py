@@ -1,0 +1,105 @@
+"""How much each key has used: requests a minute, turns at a time, tokens a day (in UTC).
+
+Counted in the gateway's memory; what a day's tokens were before it started is counted from the journal. Used
+from the event loop alone.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from swarmctl.errors import Busy
+from swarmctl.ledger import journal
+from swarmctl.ledger.lookup import lines_backwards
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from swarmctl.gateway.keys import Key
+
+MINUTE, DAY = 60.0, 86_400.0
+#: What is said to come back in where too many of a key's turns are under way.
+AT_ONCE_SECONDS = 1.0
+
+
+@dataclass(slots=True)
+class Used:
+    """What one key has used. `room` is a bucket that fills with its requests a minute."""
+
+    room: float
+    filled: float
+    day: str
+    tokens: int = 0
+    running: int = 0
+
+
+class Limits:
+    """All keys' use. `spent` is each terminal's tokens of today, from before."""
+
+    def __init__(self, spent: Mapping[str, int] | None = None) -> None:
+        self._used: dict[str, Used] = {}
+        self._spent = dict(spent or {})
+
+    @contextmanager
+    def turn(self, key: Key, now: float) -> Iterator[None]:
+        """Let a key's request in for as long as the block runs. Raises Busy, saying when to come again."""
+        used = self._of(key, now)
+        if key.tokens_per_day is not None and used.tokens >= key.tokens_per_day:
+            raise Busy(f"the key {key.name} has used its {key.tokens_per_day:,} tokens of today",
+                       retry_after=DAY - now % DAY)
+        if key.at_once is not None and used.running >= key.at_once:
+            raise Busy(f"the key {key.name} may have {key.at_once} requests under way",
+                       retry_after=AT_ONCE_SECONDS)
+        if key.requests_per_minute is not None:
+            if used.room < 1:
+                raise Busy(f"the key {key.name} may ask {key.requests_per_minute} times a minute",
+                           retry_after=(1 - used.room) * MINUTE / key.requests_per_minute)
+            used.room -= 1
+        used.running += 1
+        try:
+            yield
+        finally:
+            used.running -= 1
+
+    def spend(self, key: Key, tokens: int, now: float) -> None:
+        """Count tokens that were read and made for a key."""
+        self._of(key, now).tokens += tokens
+
+    def _of(self, key: Key, now: float) -> Used:
+        day, most = _day(now), float(key.requests_per_minute or 0)
+        used = self._used.get(key.name)
+        if used is None:
+            used = Used(most, now, day, self._spent.pop(key.terminal, 0))
+            self._used[key.name] = used
+        if used.day != day:
+            used.day, used.tokens = day, 0
+        used.room = min(most, used.room + max(0.0, now - used.filled) * most / MINUTE)
+        used.filled = now
+        return used
+
+
+def spent_today(folder: Path, now: float) -> dict[str, int]:
+    """Tokens of today by terminal, from the journal's end backwards."""
+    spent: dict[str, int] = {}
+    path, day = folder / f"{_day(now)[:7]}.jsonl", _day(now)
+    if not path.exists():
+        return spent
+    for raw in lines_backwards(path):
+        record, _ = journal.parse(raw) if raw.strip() else (None, "")
+        if record is None:
+            continue
+        if not record["at"].startswith(day):
+            break
+        terminal, timings = record.get("terminal"), record.get("timings")
+        if record["kind"] == "exchange" and isinstance(timings, dict) and isinstance(terminal, str):
+            tokens = (timings.get("prompt_tokens") or 0) + (timings.get("completion_tokens") or 0)
+            spent[terminal] = spent.get(terminal, 0) + tokens
+    return spent
+
+
+def _day(now: float) -> str:
+    return datetime.fromtimestamp(now, UTC).date().isoformat()
