@@ -115,7 +115,8 @@ def data_set(paths: Paths, count: int) -> None:
     connection.execute(f"COPY (SELECT * FROM read_json('{folder / 'rows.json'}')) "
                        f"TO '{folder / 'heldout.parquet'}' (FORMAT parquet)")
     connection.close()
-    (folder / "card.json").write_text("{}")
+    (folder / "card.json").write_text(json.dumps({"kind": "dpo", "sha256": "0" * 64, "created": "2026-11-23",
+                                                  "rows": {"train": 0, "heldout": count}}))
 
 
 @pytest.mark.runtime
@@ -163,7 +164,7 @@ def test_a_judge_sees_every_pair_in_both_orders_and_does_not_touch_the_other_mea
 @pytest.mark.parametrize(("args", "said"), [
     (("tiny-huge",), "nobody serves tiny-huge"),
     (("tiny-large",), "the same weights"),
-    (("tiny-large", "--against", "tiny-small", "--dataset", "no-such"), "no heldout.parquet"),
+    (("tiny-large", "--against", "tiny-small", "--dataset", "no-such"), "no dataset is called 'no-such'"),
     (("tiny-large", "--against", "tiny-small", "--by", "taste"), "references, votes, judge"),
     (("tiny-large", "--against", "tiny-small", "--dataset", "none"), "nothing to ask"),
     (("tiny-large", "--against", "tiny-small", "--by", "judge"), "needs a judge"),

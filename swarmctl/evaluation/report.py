@@ -5,6 +5,8 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.learning.markdown import cell
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
@@ -38,7 +40,7 @@ def page(report: Report) -> str:
     """The report as one HTML file that loads nothing."""
     title = f"{report['model']}: {report['new']['name']} against {report['old']['name']}"
     reasons = "".join(f"<li>{escape(reason)}</li>" for reason in report["reasons"])
-    rows = "".join(f"<tr>{''.join(f'<td>{escape(cell)}</td>' for cell in _cells(line))}</tr>"
+    rows = "".join(f"<tr>{''.join(f'<td>{escape(one)}</td>' for one in _cells(line))}</tr>"
                    for line in _measured(report))
     head = "".join(f"<th>{name}</th>" for name in
                    ("measure", "old", "new", "difference", "95 % interval", "prompts (groups)"))
@@ -137,13 +139,8 @@ def _shown(report: Report) -> list[str]:
     lines = ["## Where they differ", "", "| prompt | reference | old | new |", "|---|---|---|---|"]
     for one in report["examples"]:
         cells = (one["prompt"], one["reference"] or "", one["old"], one["new"])
-        lines.append("| " + " | ".join(_cell(cell) for cell in cells) + " |")
+        lines.append("| " + " | ".join(cell(one) for one in cells) + " |")
     return [*lines, ""]
-
-
-def _cell(text: str) -> str:
-    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split()).replace("|", "\\|")
-    return plain if len(plain) <= 160 else f"{plain[:157]}…"
 
 
 def _example(one: Mapping[str, Any]) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.learning.approval import wilson
+from swarmctl.learning.markdown import cell
 from swarmctl.ledger import rounds
 from swarmctl.ledger.store import open_ledger, sync
 
@@ -110,7 +111,7 @@ def _proposed(rows: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _section(title: str, head: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> list[str]:
-    body = ["| " + " | ".join(_cell(str(cell)) for cell in row) + " |" for row in rows]
+    body = ["| " + " | ".join(cell(str(one), 120) for one in row) + " |" for row in rows]
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *body] if body else [empty]
     return [f"## {title}", "", *table, ""]
 
@@ -148,11 +149,6 @@ def _rows(ledger: Any, statement: str, values: Sequence[Any]) -> Rows:  # noqa: 
     cursor = ledger.execute(statement, values)
     names = [column[0] for column in cursor.description]
     return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
-
-
-def _cell(text: str) -> str:
-    plain = " ".join("".join(c if c.isprintable() else " " for c in text).split()).replace("|", "\\|")
-    return plain if len(plain) <= 120 else f"{plain[:117]}…"
 
 
 def _span(seconds: float | None) -> str:

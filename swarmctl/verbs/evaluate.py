@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
@@ -14,10 +15,9 @@ from swarmctl.evaluation.evaluate import BY, Plan, Side, evaluate
 from swarmctl.evaluation.questions import capability, held_out
 from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.learning.grade import MATCHES
+from swarmctl.ledger.snapshots import find
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from swarmctl.evaluation.evaluate import Watch
     from swarmctl.fleet.snapshot import Fleet, Served
     from swarmctl.paths import Paths
@@ -120,18 +120,9 @@ def _model_of(fleet: Fleet, side: Side) -> str:
                 if served.digest == side.digest and _is(served, side.name))
 
 
-def _dataset(paths: Paths, name: str | None) -> Path:
-    folder = paths.data / "datasets"
-    if name == "latest":
-        found = sorted((each for each in folder.glob("*/card.json")), key=lambda each: each.stat().st_mtime)
-        if not found:
-            raise UsageError("there is no data set yet",
-                             hint="`swarmctl dataset build` makes one of the ratings")
-        return found[-1].parent
-    from pathlib import Path
-
-    named = folder / str(name)
-    return named if named.is_dir() else Path(str(name)).expanduser()
+def _dataset(paths: Paths, name: str) -> Path:
+    folder = Path(name).expanduser()
+    return folder if (folder / "heldout.parquet").is_file() else find(paths, name).folder
 
 
 def _quantised(paths: Paths, fleet: Fleet, model: str, new: Side) -> dict[str, Any]:
