@@ -94,7 +94,7 @@ ALERTS: tuple[Alert, ...] = (
           f"{LITTLE_MEMORY:g}", "10m", "warning",
           f"{HOST} has {{{{ $value | humanizePercentage }}}} of its memory left", f"swarmctl doctor {HOST}"),
     Alert("SwarmctlGpuLost", "swarmctl_host_gpus < max_over_time(swarmctl_host_gpus[1d])", "5m", "critical",
-          f"{HOST} has {{{{ $value | humanize }}}} GPUs, and had more within the last day",
+          f"GPUs of {HOST} that answer: {{{{ $value | humanize }}}}, and there were more within a day",
           f"swarmctl doctor {HOST}"),
     Alert("SwarmctlGpuHot", f"swarmctl_gpu_temperature_celsius > {HOT:g}", "10m", "warning",
           f"GPU {{{{ $labels.gpu }}}} of {HOST} is at {{{{ $value | humanize }}}} °C",
@@ -104,7 +104,7 @@ ALERTS: tuple[Alert, ...] = (
           "warning", "{{ $labels.model }} is surely disliked in {{ $labels.category }}: at most "
           "{{ $value | humanizePercentage }} of its answers are good", "swarmctl review; swarmctl rollback"),
     Alert("SwarmctlWaitsForSignature", "swarmctl_rounds_waiting > 0", "1d", "info",
-          "{{ $value | humanize }} rounds of improvement wait for a signature", "swarmctl review"),
+          "rounds of improvement that wait for a signature: {{ $value | humanize }}", "swarmctl review"),
     Alert("SwarmctlHostForgotten", 'swarmctl_host_aside{state=~"cordoned|draining"} == 1', "1d", "info",
           f"{HOST} has been {{{{ $labels.state }}}} for a day", f"swarmctl uncordon {HOST}"),
 )

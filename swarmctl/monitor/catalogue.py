@@ -100,8 +100,8 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("swarmctl_slots_claimed", "gauge", "snapshot",
            "Slots of a server that questions of this machine hold now.", SERVER),
     Metric("swarmctl_breaker_state", "gauge", "snapshot",
-           "1 for the state of a server's breaker: closed, open (it fails, and is left alone), half-open (one "
-           "question tries it).", (*SERVER, "state")),
+           "1 for the state of a server's breaker: closed, open (it fails, and is left alone), half-open "
+           "(one question tries it).", (*SERVER, "state")),
     Metric("swarmctl_queue_length", "gauge", "snapshot", "Questions of this machine that wait for a slot."),
     # hosts
     Metric("swarmctl_host_up", "gauge", "hosts", "1 where the host answered the last look.", ("host",)),

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from swarmctl.fleet.snapshot import Fleet, HostEntry, Served
     from swarmctl.paths import Paths
 
-THREADS = 16
+FEWEST, THREADS = 4, 16
 PING_TIMEOUT, SLOTS_TIMEOUT, TOKEN_TIMEOUT = 2.0, 1.0, 20.0
 #: Seconds until a host that did not answer is tried again: doubling from the first to the second.
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 300.0
@@ -105,14 +105,16 @@ class HostPoller:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        """Begin. Returns at once."""
+        """Begin, where it has not begun. Returns at once."""
         self._refresh()
         with self._wake:
-            for number in range(min(THREADS, max(1, len(self._kept)))):
+            if self._threads or self._stopped:
+                return
+            for number in range(min(THREADS, max(FEWEST, len(self._kept)))):
                 self._threads.append(threading.Thread(target=self._serve, daemon=True,
                                                       name=f"swarmctl-watch-{number}"))
-        for thread in self._threads:
-            thread.start()
+            for thread in self._threads:
+                thread.start()
 
     def stop(self, timeout: float = 5.0) -> None:
         """End. Looks under way are left to their own limits where they take longer than `timeout`."""

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from swarmctl.fleet.snapshot import Fleet
     from swarmctl.monitor.catalogue import Metric
     from swarmctl.monitor.counts import Labels
-    from swarmctl.monitor.hosts import HostPoller, HostSeen
+    from swarmctl.monitor.hosts import HostPoller
     from swarmctl.monitor.tally import Tariffs
     from swarmctl.paths import Paths
 
@@ -41,24 +41,19 @@ Gauges = dict[str, dict[tuple[str, ...], float]]
 
 
 class Metrics:
-    """What this swarm's metrics are at any time, for any number of threads. `hosts` gives the hosts as last
-    seen; without it there are no metrics of hosts. The gateway tells of requests by `request`, `under_way`
-    and `rejected`."""
+    """What this swarm's metrics are at any time, for any number of threads. `poller` looks at the hosts, from
+    the first exposition on, so that nobody is looked at for nobody; without it there are no metrics of hosts.
+    The gateway tells of requests by `request`, `under_way` and `rejected`."""
 
-    def __init__(self, paths: Paths, hosts: Callable[[], tuple[HostSeen, ...]] | None = None,
+    def __init__(self, paths: Paths, poller: HostPoller | None = None,
                  clock: Callable[[], float] = time.time) -> None:
         self._paths = paths
-        self._hosts = hosts
+        self._poller = poller
         self._clock = clock
         self._tally = Tally(paths, self._tariffs)
         self._told = Counts()
         self._lock = threading.Lock()
         self._scraping = threading.Lock()
-
-    @classmethod
-    def watching(cls, paths: Paths, poller: HostPoller, clock: Callable[[], float] = time.time) -> Metrics:
-        """With the hosts that a poller looks at."""
-        return cls(paths, poller.hosts, clock)
 
     def request(self, surface: str, status: int, seconds: float) -> None:
         """A request to the gateway was answered, or its client is gone (499). `surface` is one of the
@@ -94,8 +89,10 @@ class Metrics:
         return generate_latest(registry)
 
     def close(self) -> None:
-        """Keep what was counted."""
+        """Keep what was counted, and look at hosts no more."""
         self._tally.keep()
+        if self._poller:
+            self._poller.stop(1.0)
 
     def _families(self) -> Iterator[Family]:
         counts = self._tally.read_on()
@@ -115,8 +112,9 @@ class Metrics:
         found |= _stores(self._paths)
         if fleet:
             found |= snapshot_gauges(self._paths, fleet, self._clock())
-        if self._hosts:
-            found |= host_gauges(self._hosts())
+        if self._poller:
+            self._poller.start()
+            found |= host_gauges(self._poller.hosts())
         return found
 
     def _fleet(self) -> Fleet | None:

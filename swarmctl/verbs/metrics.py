@@ -17,11 +17,14 @@ if TYPE_CHECKING:
 def metrics(paths: Paths, clock: Callable[[], float], *, hosts: bool = True) -> bytes:
     """Everything but what only a running gateway knows, in Prometheus's text format. Without `hosts` no host
     is looked at. Raises LedgerError."""
-    poller = HostPoller(paths, clock=clock)
-    with closing(Metrics.watching(paths, poller, clock) if hosts else Metrics(paths, clock=clock)) as made:
-        try:
-            if hosts:
-                poller.once()
-            return made.exposition()
-        finally:
-            poller.stop()
+    poller = Once(paths, clock=clock) if hosts else None
+    with closing(Metrics(paths, poller, clock)) as made:
+        return made.exposition()
+
+
+class Once(HostPoller):
+    """Looks at every host when it is begun, and waits for their answers."""
+
+    def start(self) -> None:
+        """See HostPoller.start."""
+        self.once()

@@ -63,6 +63,7 @@ def make_app(paths: Paths, inventory: Path, serving: Serving, *, clock: Callable
     from swarmctl.gateway.health import Health
     from swarmctl.gateway.limits import Limits, spent_today
     from swarmctl.gateway.resident import Resident
+    from swarmctl.monitor.hosts import HostPoller
     from swarmctl.monitor.metrics import Metrics
 
     resident = Resident(paths, inventory, say)
@@ -71,7 +72,8 @@ def make_app(paths: Paths, inventory: Path, serving: Serving, *, clock: Callable
     spent = spent_today(paths.journal, clock()) if guard.locked() else {}
     engine = Engine(resident, clock, serving.bounds.at_once)
     return App(Gateway(engine, serving.bounds, clock, guard, Limits(spent), Health(resident, clock),
-                       Metrics(paths, clock=clock), access_log(log, clock), say, serving.log_prompts),
+                       Metrics(paths, HostPoller(paths, clock=clock), clock),
+                       access_log(log, clock), say, serving.log_prompts),
                surfaces())
 
 
