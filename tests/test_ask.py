@@ -23,6 +23,7 @@ from running import Cli, ask_json, slowed
 
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, write_fleet
 from swarmctl.paths import Paths
+from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.llamacpp import LlamaCpp
 from swarmctl.shipped import shipped_model, shipped_quality
@@ -94,7 +95,8 @@ def swarm(servers, tmp_path):
     from hashlib import sha256
 
     digest = sha256(inventory.read_bytes()).hexdigest()
-    write_fleet(paths.fleet, Fleet(str(inventory), digest, "2026-01-01T00:00:00Z", None, 30.0, 60.0, hosts))
+    write_fleet(paths.fleet, Fleet(str(inventory), digest, "2026-01-01T00:00:00Z", None, 30.0, 60.0, hosts,
+                                   Policy(hedge=False)))  # a server that is slowed to be hurt is not escaped
     return Cli(paths, tmp_path)
 
 

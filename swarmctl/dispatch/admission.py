@@ -69,6 +69,10 @@ class Admitted:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give both back; once more does nothing."""
         self.slot.close()
         self.leave.close()
 

@@ -13,35 +13,19 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Protocol
 
 from swarmctl.dispatch.admission import TERMS, admit
-from swarmctl.dispatch.breakers import note_failure, note_success
-from swarmctl.dispatch.marks import clear_mark, mark_down
-from swarmctl.errors import (
-    Busy,
-    ContextExceeded,
-    RemoteError,
-    RequestRejected,
-    ServerError,
-    ServerFull,
-    ServerUnavailable,
-    StreamBroken,
-    Unsupported,
-)
+from swarmctl.dispatch.attempt import attempt, refuses_here, remember_failure, remember_success
+from swarmctl.dispatch.hedge import Race, rivals
+from swarmctl.errors import Busy, RemoteError, ServerError, ServerFull, ServerUnavailable, StreamBroken
 from swarmctl.exchange import Attempt, Timings
 from swarmctl.runtimes.http import TunnelDown
-from swarmctl.runtimes.named import runtime
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterator, Sequence
+    from collections.abc import Callable, Generator, Sequence
 
     from swarmctl.dispatch.admission import Admitted, Terms
     from swarmctl.dispatch.swarm import Swarm
     from swarmctl.exchange import ChatRequest, Chunk, Finish, ToolCall
     from swarmctl.routing.cost import Candidate, Price, Route
-
-CONNECT_TIMEOUT = 5.0
-FIRST_TOKEN_PATIENCE = 30.0
-TOKEN_PATIENCE = 30.0
-
 
 class Sink(Protocol):
     """Where an answer goes as it comes."""
@@ -101,20 +85,20 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
             if not attempts:
                 raise
             return Outcome(left[0], "", "error", Timings(), tuple(attempts), exc.message)
-        price = admitted.price
-        run = _Run(swarm, admitted, ask, sink, tuple(attempts), watch, clock)
+        run = _Run(swarm, admitted, _first_tier(route, left), ask, sink, watch, clock)
         try:
             outcome = run.stream()
         except (RemoteError, ServerError) as exc:
-            if isinstance(exc, RequestRejected) and not isinstance(exc, ContextExceeded | Unsupported):
+            if not refuses_here(exc):
                 raise
-            attempts.append(Attempt(price.candidate.host, price.candidate.model, _why(exc), run.tokens))
-            left = _left(left, price.candidate, exc)
+            candidate = run.price.candidate
+            attempts += (*run.beside, Attempt(candidate.host, candidate.model, _why(exc), run.tokens))
+            left = _left(left, (candidate, *run.failed), exc)
             sink.failed(attempts[-1], _first_tier(route, left)[0] if left else None)
         else:
-            return outcome
+            return replace(outcome, attempts=(*attempts, *outcome.attempts))
         if not left:
-            return Outcome(price, "", "error", Timings(), tuple(attempts), attempts[-1].error)
+            return Outcome(run.price, "", "error", Timings(), tuple(attempts), attempts[-1].error)
 
 
 def _first_tier(route: Route, left: Sequence[Price]) -> Sequence[Price]:
@@ -123,10 +107,11 @@ def _first_tier(route: Route, left: Sequence[Price]) -> Sequence[Price]:
     return [price for price in left if _key(price.candidate) not in stand_ins] or left
 
 
-def _left(left: Sequence[Price], tried: Candidate, exc: Exception) -> list[Price]:
+def _left(left: Sequence[Price], tried: Sequence[Candidate], exc: Exception) -> list[Price]:
     """Who may still be asked: a host whose own queue is full is asked nothing more, whatever the model."""
-    return [price for price in left if _key(price.candidate) != _key(tried)
-            and not (isinstance(exc, ServerFull) and price.candidate.host == tried.host)]
+    gone = {_key(candidate) for candidate in tried}
+    full = tried[0].host if isinstance(exc, ServerFull) else None
+    return [price for price in left if _key(price.candidate) not in gone and price.candidate.host != full]
 
 
 def _key(candidate: Candidate) -> tuple[str, str]:
@@ -134,42 +119,41 @@ def _key(candidate: Candidate) -> tuple[str, str]:
 
 
 class _Run:
-    """One attempt on one candidate."""
+    """One attempt on one candidate, or on another beside it where its first token is late (see hedge)."""
 
-    def __init__(self, swarm: Swarm, admitted: Admitted, ask: ChatRequest, sink: Sink,
-                 attempts: tuple[Attempt, ...], watch: Callable[[Chunk], None] | None,
-                 clock: Callable[[], float]) -> None:
+    def __init__(self, swarm: Swarm, admitted: Admitted, left: Sequence[Price], ask: ChatRequest, sink: Sink,
+                 watch: Callable[[Chunk], None] | None, clock: Callable[[], float]) -> None:
         self.swarm = swarm
-        self.price = admitted.price
         self.admitted = admitted
+        self.others = rivals(swarm, admitted.price, left)
         self.ask = ask
         self.sink = sink
-        self.attempts = attempts
         self.watch = watch
         self.clock = clock
         self.tokens = 0
         self.pieces: list[str] = []
         self.thoughts: list[str] = []
         self.calls: list[ToolCall] = []
-        self.started = time.monotonic()
+        self.began = self.started = time.monotonic()
         self.first: float | None = None
+        self.failed: Sequence[Candidate] = ()
+        self.beside: Sequence[Attempt] = ()
+
+    @property
+    def price(self) -> Price:
+        """Of who answers."""
+        return self.admitted.price
 
     def stream(self) -> Outcome:
         """Stream the answer; what the server did is remembered of it."""
-        host = self.price.candidate.host
         with self.admitted:
             try:
                 outcome = self._stream()
-            except RemoteError as exc:
-                mark_down(self.swarm.paths, host, exc.message, self.clock(),
-                          verify=self.swarm.host(host).intermittent)
+            except (RemoteError, ServerError) as exc:
+                remember_failure(self.swarm, self.price.candidate, exc, self.clock(),
+                                 time.monotonic() - self.started)
                 raise
-            except ServerError as exc:
-                note_failure(self.swarm.paths, self.price.candidate, exc, self.clock(),
-                             time.monotonic() - self.started)
-                raise
-        clear_mark(self.swarm.paths, host)
-        note_success(self.swarm.paths, self.price.candidate)
+        remember_success(self.swarm, self.price.candidate)
         return outcome
 
     def _stream(self) -> Outcome:
@@ -187,21 +171,18 @@ class _Run:
         return self._outcome(last.finish, last.timings or Timings())
 
     def _chunks(self) -> Generator[Chunk]:
-        """Stream from the candidate; a tunnel found cold is opened, once."""
+        if not self.others:
+            yield from attempt(self.swarm, self.price, self.ask)
+            return
+        race = Race(self.swarm, self.admitted, self.others, self.ask)
+        self.failed, self.beside = race.failed, race.attempts
         try:
-            yield from self._attempt()
-        except TunnelDown:
-            if self.swarm.host(self.price.candidate.host).ssh == "local":
-                raise
-            self.swarm.open(self.price.candidate)
-            yield from self._attempt()
-
-    def _attempt(self) -> Iterator[Chunk]:
-        seconds_a_token = 1 / max(self.price.candidate.habits.decode_speed, 1e-3)
-        return runtime(self.price.candidate.runtime).chat(
-            self.swarm.endpoint(self.price.candidate), self.ask, connect_timeout=CONNECT_TIMEOUT,
-            first_token_timeout=FIRST_TOKEN_PATIENCE + 4 * self.price.wait,
-            token_timeout=max(TOKEN_PATIENCE, 50 * seconds_a_token))
+            with closing(race.stream()) as chunks:
+                for chunk in chunks:
+                    self.admitted, self.started = race.admitted, race.began
+                    yield chunk
+        finally:
+            self.admitted = race.admitted
 
     def _take(self, chunk: Chunk) -> None:
         if not (chunk.text or chunk.tool_calls or chunk.thought):
@@ -218,9 +199,11 @@ class _Run:
             self.sink.call(call)
 
     def _outcome(self, finish: Finish, timings: Timings) -> Outcome:
-        timed = replace(timings, first_token_seconds=self.first, queue_seconds=self.admitted.waited or None,
+        late = self.started - self.began if self.beside else 0.0
+        waited = self.admitted.waited + late
+        timed = replace(timings, first_token_seconds=self.first, queue_seconds=waited or None,
                         total_seconds=time.monotonic() - self.started)
-        return Outcome(self.price, "".join(self.pieces), finish, timed, self.attempts,
+        return Outcome(self.price, "".join(self.pieces), finish, timed, tuple(self.beside),
                        tool_calls=tuple(self.calls), thought="".join(self.thoughts),
                        company=self.admitted.slot.company)
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.errors import ServerUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from swarmctl.runtimes.base import Endpoint
 
@@ -53,7 +53,7 @@ class Hangup:
     def __init__(self) -> None:
         self.done = False
         self._lock = threading.Lock()
-        self._open: set[Connection] = set()
+        self._open: set[Connection | Hangup] = set()
 
     def now(self) -> None:
         """Hang up. Any thread may call it, any number of times."""
@@ -63,18 +63,22 @@ class Hangup:
         for connection in waiting:
             connection.hang_up()
 
+    def hang_up(self) -> None:
+        """As a connection is hung up on; see beneath."""
+        self.now()
+
     def check(self) -> None:
         """Raise HungUp once it is done."""
         if self.done:
             raise HungUp
 
-    def add(self, connection: Connection) -> None:
+    def add(self, connection: Connection | Hangup) -> None:
         """Count a connection among those to be ended."""
         with self._lock:
             self.check()
             self._open.add(connection)
 
-    def drop(self, connection: Connection) -> None:
+    def drop(self, connection: Connection | Hangup) -> None:
         """The connection's request is over."""
         with self._lock:
             self._open.discard(connection)
@@ -91,6 +95,16 @@ def until(hangup: Hangup) -> Iterator[None]:
         yield
     finally:
         _hangup.reset(token)
+
+
+def beneath() -> tuple[Hangup, Callable[[], None]]:
+    """A Hangup for another thread that works for this one, ended with this one's; and what parts them once
+    that work is over. Raises HungUp."""
+    child, parent = Hangup(), _hangup.get()
+    if parent is None:
+        return child, lambda: None
+    parent.add(child)
+    return child, lambda: parent.drop(child)
 
 
 def check_hangup() -> None:

@@ -1,0 +1,225 @@
+"""A second request where the first token is late: to an idle host that answers as well, and whoever speaks
+first is listened to. The other's stream is closed at once, which stops its server's work.
+
+Late is later than nineteen of twenty first tokens of that host (routing.latency). A budget that all processes
+share keeps second requests to a twentieth of the questions, so that a bad hour of one host does not become
+twice the load on all others.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from contextlib import closing, suppress
+from queue import Empty, SimpleQueue
+from threading import Thread
+from typing import TYPE_CHECKING
+
+from swarmctl.dispatch import queue
+from swarmctl.dispatch.admission import take
+from swarmctl.dispatch.attempt import attempt, refuses_here, remember_failure
+from swarmctl.dispatch.habits import learn
+from swarmctl.dispatch.probe import look
+from swarmctl.errors import RemoteError, ServerError
+from swarmctl.exchange import Attempt, Timings
+from swarmctl.routing.latency import forecast
+from swarmctl.runtimes.http import beneath, until
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Sequence
+
+    from swarmctl.dispatch.admission import Admitted
+    from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.exchange import ChatRequest, Chunk
+    from swarmctl.paths import Paths
+    from swarmctl.routing.cost import Candidate, Price
+
+#: No first token is late before so many seconds.
+SOONEST = 0.25
+#: An answer is as good as another whose risk is at most so many seconds lower.
+AS_GOOD = 0.5
+#: So many idle hosts are looked at for a second request.
+CONSIDERED = 2
+#: What a question pays in, and how much may be saved up; a second request costs 1.
+SHARE, SAVED = 0.05, 2.0
+
+
+def rivals(swarm: Swarm, first: Price, left: Sequence[Price]) -> tuple[Price, ...]:
+    """Who might be asked beside `first`, the cheapest first; nobody where hedging is switched off."""
+    if not swarm.fleet.routing.hedge:
+        return ()
+    found = [price for price in left if price.candidate.host != first.candidate.host
+             and price.risk <= first.risk + AS_GOOD and not price.load and not price.connect]
+    return tuple(sorted(found, key=lambda price: price.total)[:CONSIDERED])
+
+
+class Race:
+    """One attempt, and a second beside it where the first is late. `admitted` is who answers, and
+    `began` when it was asked; `failed` who was tried in vain, `attempts` what is recorded of them and of who
+    was slower."""
+
+    def __init__(self, swarm: Swarm, admitted: Admitted, others: Sequence[Price], ask: ChatRequest) -> None:
+        self.swarm = swarm
+        self.admitted = admitted
+        self.began = time.monotonic()
+        self.failed: list[Candidate] = []
+        self.attempts: list[Attempt] = []
+        self._others = others
+        self._ask = ask
+        self._events: SimpleQueue[tuple[_Lane, Chunk | BaseException | None]] = SimpleQueue()
+        self._lanes: list[_Lane] = []
+
+    def stream(self) -> Generator[Chunk]:
+        """The answer of whoever speaks first. Raises what its attempt raises."""
+        pay_in(self.swarm.paths)
+        try:
+            self._start(self.admitted)
+            lane, item = self._first()
+            self.admitted, self.began = lane.admitted, lane.began
+            for other in self._lanes:
+                if other is not lane:
+                    self._beaten(other, lane)
+            while item is not None:
+                if isinstance(item, BaseException):
+                    raise item
+                yield item
+                item = self._next(lane)
+        finally:
+            for one in self._lanes:
+                one.end()
+
+    def _first(self) -> tuple[_Lane, Chunk | BaseException | None]:
+        """The first word of anybody, or the failure of the last who might have said one."""
+        patience: float | None = max(SOONEST, forecast(self.admitted.price).first.p95)
+        while True:
+            try:
+                lane, item = self._events.get(timeout=patience)
+            except Empty:
+                patience = None
+                self._hedge()
+                continue
+            running = [one for one in self._lanes if one.admitted.price.candidate not in self.failed]
+            fails = isinstance(item, RemoteError | ServerError) and refuses_here(item)
+            if not fails or len(running) < 2:
+                return lane, item
+            self._gave_up(lane, item)
+
+    def _next(self, lane: _Lane) -> Chunk | BaseException | None:
+        while True:
+            one, item = self._events.get()
+            if one is lane:
+                return item
+
+    def _hedge(self) -> None:
+        """Ask a second, where nobody waits for a slot and the budget allows it."""
+        if not self._others or not queue.empty(self.swarm.paths):
+            return
+        standings = look(self.swarm, [price.candidate for price in self._others], time.time())
+        for price in self._others:
+            standing = standings[price.candidate.host, price.candidate.server]
+            if standing.out or standing.busy or not (standing.warm and standing.loaded):
+                continue
+            admitted = take(self.swarm.paths, price)
+            if admitted is None:
+                continue
+            if admitted.leave.probes or admitted.slot.company or not pay(self.swarm.paths):
+                admitted.close()
+                continue
+            self._start(admitted)
+            return
+
+    def _start(self, admitted: Admitted) -> None:
+        self._lanes.append(_Lane(self.swarm, admitted, self._ask, self._events))
+
+    def _beaten(self, loser: _Lane, winner: _Lane) -> None:
+        """Hang up on who was slower. That it was at least so slow is learned too: else only its quick first
+        tokens would ever count."""
+        loser.end()
+        candidate, by = loser.admitted.price.candidate, winner.admitted.price.candidate
+        if candidate in self.failed:
+            return
+        took = time.monotonic() - loser.began
+        self.attempts.append(Attempt(candidate.host, candidate.model,
+                                     f"hedged: no token after {took:.1f} s, {by.host} was first"))
+        if loser is self._lanes[0]:
+            with suppress(OSError):
+                learn(self.swarm.paths, loser.admitted.price, category="routine", characters=0,
+                      finish="cancelled", timings=Timings(first_token_seconds=took))
+
+    def _gave_up(self, lane: _Lane, exc: RemoteError | ServerError) -> None:
+        candidate = lane.admitted.price.candidate
+        self.failed.append(candidate)
+        self.attempts.append(Attempt(candidate.host, candidate.model, exc.message))
+        remember_failure(self.swarm, candidate, exc, time.time(), time.monotonic() - lane.began)
+        lane.end()
+
+
+class _Lane:
+    """A thread that reads one attempt, and can be hung up on."""
+
+    def __init__(self, swarm: Swarm, admitted: Admitted, ask: ChatRequest,
+                 events: SimpleQueue[tuple[_Lane, Chunk | BaseException | None]]) -> None:
+        self.admitted = admitted
+        self.began = time.monotonic()
+        self._work = (swarm, ask)
+        self._events = events
+        self._hangup, self._part = beneath()
+        Thread(target=self._read, name="swarmctl-attempt", daemon=True).start()
+
+    def end(self) -> None:
+        """Close its stream, and free its slot."""
+        self._hangup.now()
+        self._part()
+        self.admitted.close()
+
+    def _read(self) -> None:
+        swarm, ask = self._work
+        try:
+            with until(self._hangup), closing(attempt(swarm, self.admitted.price, ask)) as chunks:
+                for chunk in chunks:
+                    self._events.put((self, chunk))
+        except BaseException as exc:  # noqa: BLE001  raised where the events are read
+            self._events.put((self, exc))
+        else:
+            self._events.put((self, None))
+
+
+def pay_in(paths: Paths) -> None:
+    """A question that might be hedged was asked."""
+    _change(paths, SHARE)
+
+
+def pay(paths: Paths) -> bool:
+    """Take a second request out of the budget; False where it is spent."""
+    return _change(paths, -1.0)
+
+
+def _change(paths: Paths, by: float) -> bool:
+    """Change the balance, if it stays above zero. One that somebody else is changing just now, or that cannot
+    be kept, allows nothing."""
+    file = f"{paths.state}/hedges"
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        said = os.pread(descriptor, 32, 0)
+        after = min(SAVED, _balance(said) + by)
+        if after < 0:
+            return False
+        os.pwrite(descriptor, f"{after:<10.4f}".encode(), 0)
+    except OSError:
+        return False
+    else:
+        return True
+    finally:
+        os.close(descriptor)
+
+
+def _balance(said: bytes) -> float:
+    try:
+        return float(said)
+    except ValueError:
+        return 1.0
