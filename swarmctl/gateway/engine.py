@@ -188,8 +188,7 @@ class _Bridge:
         if attempt.tokens:
             self._give(Restarted(attempt))
         if following is not None and self._route is not None:
-            onward = self._route.prices[self._route.prices.index(following):]
-            self._give(Routed(replace(self._route, prices=onward)))
+            self._give(Routed(replace(self._route, prices=(following,))))
 
     def _give(self, event: Event) -> None:
         """Hand an event over, once there is room. Raises HungUp where nobody wants it."""
