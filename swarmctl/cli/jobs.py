@@ -137,6 +137,43 @@ def remove(ctx: typer.Context, run: RUN) -> None:
     sys.stderr.write(f"{found.host}: run {found.id} is removed\n")
 
 
+@app.command()
+def prune(
+    ctx: typer.Context,
+    host: Annotated[list[str] | None, typer.Option("--host", "-H", help="Only these hosts.")] = None,
+    days: Annotated[float, typer.Option(min=0.0, help="Leave runs that began within so many days.")] = 30.0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-n", help="Only say what would go.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    as_json: AS_JSON = False,
+) -> None:
+    """Remove what old trainings have left on hosts: runs, base weights, environments, job code.
+
+    What works, what is young, what a release that serves or a rollback's release was made of, what an open
+    round of `improve` needs and what the next training would use stays. Exits with 3 where a host failed.
+    """
+    from swarmctl.verbs.jobs_prune import Pruned
+    from swarmctl.verbs.jobs_prune import prune as verb
+
+    context: Context = ctx.obj
+    inventory = _inventory(context)
+    if not (dry_run or yes):
+        typer.confirm(f"remove runs older than {days:g} days, and what only they need?", abort=True, err=True)
+    found = list(verb(context.paths, inventory, host or (), days=days, dry_run=dry_run, now=context.clock()))
+    rows = [one for _, one in found if isinstance(one, Pruned)]
+    if as_json:
+        _print([row.to_record() for row in rows])
+    for row in rows * (not as_json):
+        for one in row.what:
+            sys.stdout.write(f"{row.host}: {one.path} ({one.size / 1e6:,.1f} MB)\n")
+        word = "would go" if dry_run else "are gone"
+        sys.stderr.write(f"{row.host}: {len(row.what)} folders, {row.size / 1e6:,.1f} MB {word}\n")
+    failed = {one.name: why for one, why in found if isinstance(why, SwarmError)}
+    for why in failed.values():
+        sys.stderr.write(f"{why}{f' → {why.hint}' if why.hint else ''}\n")
+    if failed:
+        raise SomeHostsFailed(f"failed: {', '.join(failed)}")
+
+
 def text_of(row: Row) -> str:
     """One run, for a person."""
     state, run = row.state, row.run

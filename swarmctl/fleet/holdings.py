@@ -147,7 +147,8 @@ def _blobs(stock: Stock, inventory: Inventory, known: Known) -> Iterator[Holding
 def _wanted_digests(host: Host, inventory: Inventory, known: Known) -> set[str]:
     names = {placement.model for placement, _ in placed_on(host, "llamacpp")}
     files = [known.files[name] for name in names if name in known.files]
-    found = {file.sha256 for file in files} | {file.adapter.sha256 for file in files if file.adapter}
+    wishes = [inventory.models[name] for name in names]
+    found = {file.sha256 for file in files} | {wish.adapter.sha256 for wish in wishes if wish.adapter}
     return found | {sha.lower() for name in names if (sha := inventory.models[name].sha256)}
 
 

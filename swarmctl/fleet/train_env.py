@@ -55,6 +55,11 @@ def training_python(remote: Remote, host: Host, seen: Facts, paths: Paths, tell:
     return f"{folder}/bin/python"
 
 
+def current_envs(seen: Facts) -> set[str]:
+    """The environments that a training on that host would use now, such as envs/1a2b3c4d5e6f."""
+    return {f"envs/{_digest(_locks(seen, deepspeed=deepspeed))[:12]}" for deepspeed in (False, True)}
+
+
 def _adopted(remote: Remote, python: str, needed: tuple[str, ...]) -> str:
     """See that an environment has what jobs import, in the version whose keys recipes are checked against."""
     done = remote.run((python, "-c", LOOK, *needed), timeout=LOOK_LIMIT, check=False)
