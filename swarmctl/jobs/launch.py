@@ -8,6 +8,7 @@ second whether the run's lock is still held.
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 GRACE = 20.0
 LOOK_EVERY = 1.0
 STATIC = 1800  # seconds that hosts wait for each other
+#: how gloo, NCCL and torch's store say that another process is there no more
+LOST = re.compile(r"Connection (?:reset|closed|refused)[^.\n]*|Broken pipe|Timed out[^.\n]*|failed to recv"
+                  r"|remote process exited|[Ss]ocket [Tt]imeout")
 
 
 def launch(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
@@ -68,15 +72,25 @@ def worker(path: Path, stage: str) -> None:
 
     folder = Folder(path.absolute().parent)
     threading.Thread(target=_watch, args=(folder,), daemon=True).start()
-    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    first, spec = os.environ.get("LOCAL_RANK", "0") == "0", read_spec(path)
     try:
-        gave = train(read_spec(path), folder, stage)
+        gave = train(spec, folder, stage)
     except Exception as exc:
-        why = str(exc) if isinstance(exc, JobError) else f"{type(exc).__name__}: {exc}"
-        write_json(folder.path / ".failed.json", {"error": why})
+        write_json(folder.path / ".failed.json", {"error": _why(exc, spec)})
         raise
     if first:
         write_json(folder.path / ".gave.json", gave)
+
+
+def _why(exc: Exception, spec: Spec) -> str:
+    """What ended a process, in our words where it is that another one is gone."""
+    if isinstance(exc, JobError):
+        return str(exc)
+    said = f"{type(exc).__name__}: {exc}"
+    lost = LOST.search(said)
+    if spec.node and lost:
+        return f"a host that trains with this one is gone, or reaches it no more ({lost[0].strip()})"
+    return said
 
 
 def _watch(folder: Folder) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.jobs.spec import JobError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from swarmctl.jobs.folder import Folder
     from swarmctl.jobs.spec import Spec
@@ -98,6 +98,19 @@ def agreed(due: bool) -> bool:
     vote = torch.tensor(int(due), device=device)
     distributed.all_reduce(vote, op=distributed.ReduceOp.MAX)
     return bool(vote.item())
+
+
+def in_common(steps: Iterable[int]) -> set[int]:
+    """Of the steps that this process has, those that all have that train together: a host that died may lack
+    the newest."""
+    from torch import distributed
+
+    mine = set(steps)
+    if not distributed.is_available() or not distributed.is_initialized():
+        return mine
+    told: list[set[int] | None] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(told, mine)
+    return set.intersection(mine, *(one for one in told if one is not None))
 
 
 def memory() -> int:

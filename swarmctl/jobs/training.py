@@ -12,7 +12,7 @@ import time
 from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.jobs.progress import WHOLE, callback, memory
+from swarmctl.jobs.progress import WHOLE, callback, in_common, memory
 from swarmctl.jobs.spec import JobError
 
 if TYPE_CHECKING:
@@ -78,14 +78,15 @@ def train(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
 
 
 def newest_checkpoint(folder: Folder) -> Path | None:
-    """The last checkpoint that was written to its end; those that were cut are removed."""
-    found: list[tuple[int, Path]] = []
+    """The last checkpoint that was written to its end, on every host that trains with this one; those that
+    were cut are removed."""
+    found: dict[int, Path] = {}
     for path in folder.checkpoints.glob("checkpoint-*"):
         if (path / WHOLE).exists():
-            found.append((int(path.name.rpartition("-")[2]), path))
+            found[int(path.name.rpartition("-")[2])] = path
         else:
             shutil.rmtree(path, ignore_errors=True)
-    return max(found)[1] if found else None
+    return found.get(max(in_common(found), default=-1))
 
 
 def _stage(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
