@@ -46,10 +46,14 @@ SHORTEST_RETRY, LONGEST_RETRY = 1.0, 600.0
 @dataclass(frozen=True, slots=True)
 class Terms:
     """How a question is asked. A higher `priority` comes earlier in the queue; `waiting` is told once where
-    it has to wait: how many are ahead of it, and for about how many seconds."""
+    it has to wait: how many are ahead of it, and for about how many seconds. `speaks` is told who answers,
+    with the first word of each attempt. With `resume`, an answer that breaks goes on elsewhere from what was
+    said, where the very same weights are served, instead of beginning again."""
 
     priority: int = 0
     waiting: Callable[[int, float], None] | None = None
+    speaks: Callable[[Price], None] | None = None
+    resume: bool = False
 
 
 TERMS = Terms()

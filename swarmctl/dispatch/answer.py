@@ -16,7 +16,7 @@ from swarmctl.dispatch.admission import TERMS, admit
 from swarmctl.dispatch.attempt import attempt, refuses_here, remember_failure, remember_success
 from swarmctl.dispatch.hedge import Race, rivals
 from swarmctl.errors import Busy, RemoteError, ServerError, ServerFull, ServerUnavailable, StreamBroken
-from swarmctl.exchange import Attempt, Timings
+from swarmctl.exchange import Attempt, Message, Timings
 from swarmctl.runtimes.http import TunnelDown
 
 if TYPE_CHECKING:
@@ -78,6 +78,7 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
     """
     attempts: list[Attempt] = []
     left = list(route.prices)
+    begun: tuple[str, ...] = ()
     while True:
         try:
             admitted = admit(swarm, _first_tier(route, left), terms)
@@ -85,7 +86,7 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
             if not attempts:
                 raise
             return Outcome(left[0], "", "error", Timings(), tuple(attempts), exc.message)
-        run = _Run(swarm, admitted, _first_tier(route, left), ask, sink, watch, clock)
+        run = _Run(swarm, admitted, _first_tier(route, left), ask, sink, watch, clock, terms, begun)
         try:
             outcome = run.stream()
         except (RemoteError, ServerError) as exc:
@@ -94,11 +95,32 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
             candidate = run.price.candidate
             attempts += (*run.beside, Attempt(candidate.host, candidate.model, _why(exc), run.tokens))
             left = _left(left, (candidate, *run.failed), exc)
+            if terms.resume and (alike := _alike(left, candidate)) and (onward := _onward(ask, run)):
+                ask, left, begun = onward, alike, (*begun, *run.pieces)
+                continue
             sink.failed(attempts[-1], _first_tier(route, left)[0] if left else None)
         else:
             return replace(outcome, attempts=(*attempts, *outcome.attempts))
         if not left:
             return Outcome(run.price, "", "error", Timings(), tuple(attempts), attempts[-1].error)
+
+
+def _alike(left: Sequence[Price], broken: Candidate) -> list[Price]:
+    """Those who serve the very weights of one who broke off."""
+    return [price for price in left if (price.candidate.digest, price.candidate.template)
+            == (broken.digest, broken.template)]
+
+
+def _onward(ask: ChatRequest, run: _Run) -> ChatRequest | None:
+    """The request that goes on from what was said; None where the rest would not fit it: a grammar begins
+    anew, and a call or a thought cannot be begun for a model."""
+    if not run.pieces or run.calls or any(run.thoughts) or ask.schema or ask.tools or ask.raw:
+        return None
+    said, messages = "".join(run.pieces), ask.messages
+    if messages[-1].role == "assistant":
+        said, messages = messages[-1].content + said, messages[:-1]
+    return replace(ask, messages=(*messages, Message("assistant", said)),
+                   max_tokens=max(1, ask.max_tokens - run.tokens) if ask.max_tokens else None)
 
 
 def _first_tier(route: Route, left: Sequence[Price]) -> Sequence[Price]:
@@ -122,9 +144,12 @@ class _Run:
     """One attempt on one candidate, or on another beside it where its first token is late (see hedge)."""
 
     def __init__(self, swarm: Swarm, admitted: Admitted, left: Sequence[Price], ask: ChatRequest, sink: Sink,
-                 watch: Callable[[Chunk], None] | None, clock: Callable[[], float]) -> None:
+                 watch: Callable[[Chunk], None] | None, clock: Callable[[], float], terms: Terms,
+                 begun: tuple[str, ...]) -> None:
         self.swarm = swarm
         self.admitted = admitted
+        self.terms = terms
+        self.begun = begun
         self.others = rivals(swarm, admitted.price, left)
         self.ask = ask
         self.sink = sink
@@ -189,6 +214,8 @@ class _Run:
             return
         if self.first is None:
             self.first = time.monotonic() - self.started
+            if self.terms.speaks:
+                self.terms.speaks(self.price)
         self.tokens += 1
         self.thoughts.append(chunk.thought)
         if chunk.text:
@@ -203,7 +230,7 @@ class _Run:
         waited = self.admitted.waited + late
         timed = replace(timings, first_token_seconds=self.first, queue_seconds=waited or None,
                         total_seconds=time.monotonic() - self.started)
-        return Outcome(self.price, "".join(self.pieces), finish, timed, tuple(self.beside),
+        return Outcome(self.price, "".join((*self.begun, *self.pieces)), finish, timed, tuple(self.beside),
                        tool_calls=tuple(self.calls), thought="".join(self.thoughts),
                        company=self.admitted.slot.company)
 

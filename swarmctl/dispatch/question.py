@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from swarmctl.dispatch.answer import Outcome, Sink
     from swarmctl.dispatch.swarm import Swarm
     from swarmctl.exchange import Chunk, Exchange, Sampling
-    from swarmctl.routing.cost import Candidate, Route
+    from swarmctl.routing.cost import Candidate, Price, Route
 
 #: `via` of what comes through the gateway, which is no terminal that would go on with its last answer
 SERVED = "serve"
@@ -89,15 +89,17 @@ class Answered:
 def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callable[[], float],
         routed: Callable[[Route, Categorised], None] | None = None,
         watch: Callable[[Chunk], None] | None = None, identity: str | None = None,
-        waiting: Callable[[int, float], None] | None = None) -> Answered:
+        waiting: Callable[[int, float], None] | None = None,
+        speaks: Callable[[Price], None] | None = None, resume: bool = False) -> Answered:
     """Route a question, stream its answer into `sink`, record it, and remember it as this terminal's last.
 
     `routed` is told the route before the first token, `watch` sees every chunk before the sink; `identity` is
     the exchange's id where that had to be known before; `waiting` is told once where every slot is taken: how
-    many wait before it, and for about how many seconds. On Ctrl-C the partial answer is recorded as cancelled
-    and KeyboardInterrupt goes on. Raises UsageError for a model or host that nobody serves, NoCandidate,
-    RequestRejected, Busy (no slot came free), ServerUnavailable (every candidate failed), LedgerError
-    (answered, but not recorded).
+    many wait before it, and for about how many seconds; `speaks` and `resume` as in Terms.
+
+    On Ctrl-C the partial answer is recorded as cancelled and KeyboardInterrupt goes on. Raises UsageError for
+    a model or host that nobody serves, NoCandidate, RequestRejected, Busy (no slot came free),
+    ServerUnavailable (every candidate failed), LedgerError (answered, but not recorded).
     """
     started = clock()
     request = as_request(asked)
@@ -117,7 +119,8 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
         return row
 
     try:
-        outcome = cascade.answer(sink, clock, watch=watch, terms=Terms(asked.priority, waiting))
+        terms = Terms(asked.priority, waiting, speaks, resume)
+        outcome = cascade.answer(sink, clock, watch=watch, terms=terms)
     except Cancelled as stop:
         keep(stop.outcome)
         raise

@@ -108,7 +108,8 @@ class _Work:
         if self.turn.continues:
             asked = gone_on(self.resident.paths.journal, asked, self.turn.continues, self.terminal)
         answered = put(self.resident.leaning(name), asked, bridge, terminal=self.terminal, clock=self.clock,
-                       routed=bridge.routed, watch=bridge.watch, identity=self.identity)
+                       routed=bridge.routed, watch=bridge.watch, identity=self.identity,
+                       speaks=bridge.speaks, resume=self.turn.stream)
         return Finished(answered)
 
 
@@ -165,6 +166,12 @@ class _Bridge:
         self._route = route
         self._give(Routed(route))
 
+    def speaks(self, price: Price) -> None:
+        """Who answers is known: not always the first of the route, which may have been busy or slow."""
+        if self._route is not None and price.candidate is not self._route.chosen.candidate:
+            self._route = replace(self._route, prices=(price,))
+            self._give(Routed(self._route))
+
     def watch(self, chunk: Chunk) -> None:
         """See a chunk before the sink: its thoughts, and its tokens, which go with its text where the client
         wants them (the ask path may want them for itself)."""
@@ -182,13 +189,11 @@ class _Bridge:
         """See Sink.call."""
         self._give(Called(call))
 
-    def failed(self, attempt: Attempt, following: Price | None) -> None:
+    def failed(self, attempt: Attempt, following: Price | None) -> None:  # noqa: ARG002
         """See Sink.failed."""
         self._tokens = []
         if attempt.tokens:
             self._give(Restarted(attempt))
-        if following is not None and self._route is not None:
-            self._give(Routed(replace(self._route, prices=(following,))))
 
     def _give(self, event: Event) -> None:
         """Hand an event over, once there is room. Raises HungUp where nobody wants it."""
