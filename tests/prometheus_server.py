@@ -115,7 +115,7 @@ def prometheus(folder: Path, config: str, rules: tuple[Path, ...] = ()) -> Itera
         made = Prometheus(port)
         limit = time.monotonic() + 60
         while True:
-            with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError, ValueError):  # not listening, or not ready
                 made.get("/api/v1/status/buildinfo")
                 break
             assert process.poll() is None, (folder / "prometheus.log").read_text()

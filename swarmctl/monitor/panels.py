@@ -132,7 +132,7 @@ LOAD = Section("Load and routing", (
           says="Red: it keeps failing and is left alone, or one question tries it."),
     Panel("Failovers", "timeseries", {
         "sum by (host, model) (increase(swarmctl_failed_attempts_total"
-        f"{SERVED}[$__rate_interval]))": "{{model}} on {{host}}"},
+        f"{SERVED}[$__rate_interval]))": "{{model}} on {{host}}"}, core=False,
           says="Tries that failed; another server answered."),
     Panel("Loading models", "timeseries", {
         rate("swarmctl_model_load_seconds_total", "host"): "{{host}}"}, "percentunit", core=False,
