@@ -37,14 +37,16 @@ LONG = {"type": "array", "items": {"type": "integer"}, "minItems": 150, "maxItem
 class Server:
     """One llama-server with a shipped model, which a test may hurt."""
 
-    def __init__(self, binaries: Path, model: str, context: int) -> None:
+    def __init__(self, binaries: Path, model: str, context: int, slots: int = 1) -> None:
         weights = str(shipped_model(model) / "model.gguf")
         self.argv = [str(binaries / "llama-server"), "--model", weights, "--alias", model,
-                     "--host", "127.0.0.1", "--ctx-size", str(context), "--parallel", "1", "--threads", "1",
+                     "--host", "127.0.0.1", "--ctx-size", str(context * slots), "--parallel", str(slots),
+                     "--threads", "1",
                      "--jinja",
                      "--slots", "--metrics", "--no-ui"]
         self.model = model
         self.context = context
+        self.slots = slots
         with socket.socket() as sock:
             sock.bind(("127.0.0.1", 0))
             self.port = sock.getsockname()[1]
@@ -66,7 +68,7 @@ class Server:
     def entry(self, name: str, watts: float) -> HostEntry:
         served = Served("llamacpp", f"llamacpp-{self.model}", f"tiny-{self.model}", f"digest-{self.model}",
                         "template",
-                        self.port, self.context, 1, 700_000, 1_300_000, "F16", 3000.0, 300.0,
+                        self.port, self.context, self.slots, 700_000, 1_300_000, "F16", 3000.0, 300.0,
                         quality=shipped_quality(self.model))
         return HostEntry(name, "local", "/tmp", 2.0, 10.0, watts, 0.3, "EUR", ("inference",), (served,))
 
