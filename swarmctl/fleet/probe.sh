@@ -621,7 +621,7 @@ process() {
             *) owner=$(stat -c %U "/proc/$1" 2>/dev/null || echo -) ;;
         esac
         [ -n "$arguments" ] || arguments=$(tr '\0\n' '  ' <"/proc/$1/cmdline")
-    else
+    elif [ ! -r /proc/self/status ]; then
         read -r parent owner arguments <<EOF
 $(ps -o ppid= -o user= -o args= -p "$1" 2>/dev/null)
 EOF

@@ -15,7 +15,7 @@ import shlex
 import socket
 import threading
 import time
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import AuthenticationFailed, ConnectionLost, HostUnreachable, RemoteError
@@ -40,7 +40,7 @@ from swarmctl.fleet.wire import Proxy, open_proxy, open_tcp
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from fabric import Connection
+    from fabric import Config, Connection
     from paramiko import Channel, PKey, SSHClient, Transport
 
     from swarmctl.fleet.certificates import Certificate
@@ -220,12 +220,11 @@ def open_session(host: str, target: str, paths: Paths, ssh_config: str | None, t
 def _connection(resolved: Resolved, sock: socket.socket, gate: Gate, patience: float) -> Connection:
     """fabric's connection over bytes that are there already. It reads no config: `ssh -G` has read it."""
     import fabric
-    import paramiko
 
     policy = GatePolicy(gate)
     made = fabric.Connection(
         resolved.hostname, user=resolved.user, port=resolved.port, forward_agent=False,
-        config=fabric.Config(lazy=True, ssh_config=paramiko.SSHConfig()),
+        config=_no_config(),
         connect_kwargs={
             "sock": sock, "timeout": patience, "banner_timeout": patience, "auth_timeout": patience,
             "channel_timeout": patience, "transport_factory": policy.transport,
@@ -233,6 +232,15 @@ def _connection(resolved: Resolved, sock: socket.socket, gate: Gate, patience: f
         })
     made.client.set_missing_host_key_policy(policy)
     return made
+
+
+@cache
+def _no_config() -> Config:
+    """A fabric configuration that read no file. One for all: connections only read it."""
+    from fabric import Config
+    from paramiko import SSHConfig
+
+    return Config(lazy=True, ssh_config=SSHConfig())
 
 
 class GatePolicy:
