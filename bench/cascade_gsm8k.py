@@ -62,7 +62,7 @@ def doubts(rows, learn, judge):
 
 
 def confirm(labels, target, judge, n):
-    """`n` labels of the tuning half of `labels`, measured on `judge` of `target`: one row of scores a draw."""
+    """`n` labels of the tuning half of `labels`, measured on `judge` of `target`: a row of scores a draw."""
     pool = np.nonzero(labels.half == 0)[0]
     both = Joined(labels, target)
     return np.array([doubts(both, rng.choice(pool, min(n, len(pool)), replace=False), judge + both.offset)[0]

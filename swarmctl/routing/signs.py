@@ -16,10 +16,13 @@ if TYPE_CHECKING:
 #: Names of the signs, in their order. Each is of about unit size.
 SIGNS = ("slips", "sums", "last sum", "whole number", "fraction", "no end", "passed over", "doubts", "length",
          "question", "shares")
-NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
-SIDE = r"\$?\d[\d,]*(?:\.\d+)?%?"
-#: a sum as people write one, with any number of terms, and what it is said to be
-SUM = re.compile(rf"({SIDE}(?:\s*[-+*/x×÷]\s*{SIDE})+)\s*=\s*\$?(-?\d[\d,]*(?:\.\d+)?)")  # noqa: RUF001
+#: all bounded, so that no text takes long to read
+DIGITS = r"\d[\d,]{0,18}(?:\.\d{1,18})?"
+NUMBER = re.compile(DIGITS)
+SIDE = rf"\$?{DIGITS}%?"
+#: a sum as people write one, of a dozen terms at most, and what it is said to be
+SUM = re.compile(rf"(?<![\d,.])({SIDE}(?: {{0,3}}[-+*/x×÷] {{0,3}}{SIDE}){{1,12}}) {{0,3}}="  # noqa: RUF001
+                 rf" {{0,3}}\$?(-?{DIGITS})")
 #: where an answer says that it is one: a mark of its kind, or the words
 END = re.compile(r"####|\\boxed|\bthe answer is\b", re.IGNORECASE)
 DOUBTS = re.compile(r"\b(?:however|sorry|assum\w*|if we|mistake|not possible|not enough|i think|i believe|"
@@ -42,7 +45,7 @@ def signs(question: str, answer: str) -> tuple[float, ...]:
     given = [_number(one) for one in NUMBER.findall(asked)]
     used = {_number(one) for one in NUMBER.findall(text)}
     return (
-        min(sum(abs(true - claimed) > ROUNDED * max(1.0, abs(true)) for true, claimed in sums), 3) / 1.0,
+        float(min(sum(abs(true - claimed) > ROUNDED * max(1.0, abs(true)) for true, claimed in sums), 3)),
         log1p(len(sums)),
         float(bool(sums) and final == sums[-1][1]),
         float(final is not None and final == int(final)),
