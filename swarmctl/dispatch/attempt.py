@@ -45,6 +45,8 @@ def remember_failure(swarm: Swarm, candidate: Candidate, exc: RemoteError | Serv
                      cost: float) -> None:
     """A host that could not be reached is marked; of a server that failed after `cost` seconds its breaker is
     told."""
+    if swarm.seen is not None:
+        swarm.seen.pop((candidate.host, candidate.server), None)
     if isinstance(exc, RemoteError):
         mark_down(swarm.paths, candidate.host, exc.message, now,
                   verify=swarm.host(candidate.host).intermittent)

@@ -9,6 +9,7 @@ that was away, or whose tunnel is cold, is verified first (see verify).
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from swarmctl.runtimes.base import Endpoint
 
 AT_ONCE = 4
+#: Seconds for which a process that stays takes a server that was well for well.
+FRESH = 1.0
 HEALTH_TIMEOUT = 1.5
 SLOTS_TIMEOUT = 0.3
 
@@ -84,19 +87,34 @@ def _returning(swarm: Swarm, candidates: Sequence[Candidate], now: float,
 
 
 def look(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> dict[Key, Standing]:
-    """Ask several servers at once how they stand."""
-    found: dict[Key, Standing] = {}
+    """Ask several servers at once how they stand. Where `swarm.seen` remembers that one was well a moment
+    ago, only what we have under way there is counted anew."""
+    found = {_key(c): again for c in candidates if (again := _remembered(swarm, c))}
+    left = [c for c in candidates if _key(c) not in found]
 
     def one(candidate: Candidate) -> None:
         found[_key(candidate)] = _look(swarm, candidate, now)
+        if swarm.seen is not None:
+            swarm.seen[_key(candidate)] = (time.monotonic(), found[_key(candidate)])
 
-    threads = [threading.Thread(target=one, args=(c,), daemon=True) for c in candidates]
+    if len(left) == 1:
+        one(left[0])
+        return found
+    threads = [threading.Thread(target=one, args=(c,), daemon=True) for c in left]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join(HEALTH_TIMEOUT * 2 + SLOTS_TIMEOUT * 2)
     silent = Standing(out="it did not answer in time")
     return {_key(c): found.get(_key(c), silent) for c in candidates}
+
+
+def _remembered(swarm: Swarm, candidate: Candidate) -> Standing | None:
+    """A server that was well within FRESH seconds, as busy as it is with us now and was with others then."""
+    at, seen = (swarm.seen or {}).get(_key(candidate), (0.0, Standing(out="never looked at")))
+    if seen.out or not (seen.warm and seen.loaded) or time.monotonic() - at > FRESH:
+        return None
+    return replace(seen, busy=claimed(swarm.paths, candidate, seen.slots) + seen.others)
 
 
 def _look(swarm: Swarm, candidate: Candidate, now: float) -> Standing:

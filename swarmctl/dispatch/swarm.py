@@ -20,16 +20,19 @@ if TYPE_CHECKING:
 
     from swarmctl.fleet.snapshot import HostEntry, Served
     from swarmctl.paths import Paths
+    from swarmctl.routing.cost import Standing
     from swarmctl.runtimes.base import Endpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Swarm:
-    """Everything a question may be sent to."""
+    """Everything a question may be sent to. `seen` is how servers were found and when (monotonic seconds), by
+    (host, server), in a process that stays and need not look before every question."""
 
     paths: Paths
     fleet: Fleet
     candidates: tuple[Candidate, ...]
+    seen: dict[tuple[str, str], tuple[float, Standing]] | None = None
 
     @property
     def tariff(self) -> Tariff:

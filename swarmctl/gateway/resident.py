@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from swarmctl.paths import Paths
+    from swarmctl.routing.cost import Standing
 
 #: Seconds after which speeds and ratings are read anew.
 REFRESH_SECONDS = 1.0
@@ -36,6 +37,7 @@ class Resident:
         self._said = ""
         self._lock = threading.Lock()
         self._swarm: Swarm | None = None
+        self._seen: dict[tuple[str, str], tuple[float, Standing]] = {}
         self._stamp: Stamp = None
         self._read = 0.0
 
@@ -70,7 +72,7 @@ class Resident:
         swarm = read_swarm(self.paths, self._inventory, self._tell)
         if swarm is None:
             raise SwarmError("no swarm has been brought up yet", hint="swarmctl init, then swarmctl up")
-        return swarm
+        return replace(swarm, seen=self._seen)
 
     def _tell(self, line: str) -> None:
         """Say a thing once, not once a second."""
