@@ -153,5 +153,9 @@ class Busy(SwarmError):
         self.retry_after = retry_after
 
 
+class PromptTooLong(NoCandidate):
+    """Every candidate is up, and the prompt fits the context of none."""
+
+
 class LedgerError(SwarmError):
     """The journal could not be written or read. What was asked has not been recorded."""

@@ -15,7 +15,15 @@ from typing import TYPE_CHECKING, Protocol
 from swarmctl.dispatch.admission import TERMS, admit
 from swarmctl.dispatch.attempt import attempt, refuses_here, remember_failure, remember_success
 from swarmctl.dispatch.hedge import Race, rivals
-from swarmctl.errors import Busy, RemoteError, ServerError, ServerFull, ServerUnavailable, StreamBroken
+from swarmctl.errors import (
+    Busy,
+    RemoteError,
+    RequestRejected,
+    ServerError,
+    ServerFull,
+    ServerUnavailable,
+    StreamBroken,
+)
 from swarmctl.exchange import Attempt, Message, Timings
 from swarmctl.runtimes.http import TunnelDown
 
@@ -46,7 +54,8 @@ class Sink(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How it ended. `price` is that of the candidate that answered, or of the last one tried."""
+    """How it ended. `price` is that of the candidate that answered, or of the last one tried; `refused` where
+    every one of them understood the request and cannot do it."""
 
     price: Price
     answer: str
@@ -57,6 +66,7 @@ class Outcome:
     tool_calls: tuple[ToolCall, ...] = ()
     thought: str = ""
     company: int = 0
+    refused: bool = False
 
 
 class Cancelled(KeyboardInterrupt):
@@ -79,6 +89,7 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
     attempts: list[Attempt] = []
     left = list(route.prices)
     begun: tuple[str, ...] = ()
+    refused = True
     while True:
         try:
             admitted = admit(swarm, _first_tier(route, left), terms)
@@ -92,6 +103,7 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
         except (RemoteError, ServerError) as exc:
             if not refuses_here(exc):
                 raise
+            refused = refused and isinstance(exc, RequestRejected)
             candidate = run.price.candidate
             attempts += (*run.beside, Attempt(candidate.host, candidate.model, _why(exc), run.tokens))
             left = _left(left, (candidate, *run.failed), exc)
@@ -102,7 +114,8 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
         else:
             return replace(outcome, attempts=(*attempts, *outcome.attempts))
         if not left:
-            return Outcome(run.price, "", "error", Timings(), tuple(attempts), attempts[-1].error)
+            return Outcome(run.price, "", "error", Timings(), tuple(attempts), attempts[-1].error,
+                           refused=refused)
 
 
 def _alike(left: Sequence[Price], broken: Candidate) -> list[Price]:

@@ -11,7 +11,7 @@ from swarmctl.dispatch.canary import divided, find_way, named
 from swarmctl.dispatch.cascade import Cascade
 from swarmctl.dispatch.on_demand import wake_for
 from swarmctl.dispatch.record import fresh_id, record
-from swarmctl.errors import NoCandidate, ServerUnavailable, UsageError
+from swarmctl.errors import NoCandidate, ServerUnavailable, Unsupported, UsageError
 from swarmctl.exchange import DEFAULT_SAMPLING, ChatRequest, Message
 from swarmctl.fleet.standing import read_aside
 from swarmctl.ledger.terminal import Last, remember
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from swarmctl.dispatch.answer import Outcome, Sink
     from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.errors import ServerError
     from swarmctl.exchange import Chunk, Exchange, Sampling
     from swarmctl.routing.cost import Candidate, Price, Route
 
@@ -200,6 +201,8 @@ def _eligible(swarm: Swarm, asked: Asked) -> Sequence[Candidate]:
     raise UsageError(f"nobody serves {wanted}", hint=f"served: {served}")
 
 
-def _all_failed(outcome: Outcome) -> ServerUnavailable:
+def _all_failed(outcome: Outcome) -> ServerError:
     lines = "\n".join(f"{a.model} on {a.host}: {a.error}" for a in outcome.attempts)
+    if outcome.refused:
+        return Unsupported("no host can do what is asked; the question is recorded", hint=lines)
     return ServerUnavailable("every host failed; the question is recorded", hint=lines)

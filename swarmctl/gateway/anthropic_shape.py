@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.gateway.surface import status_of
+from swarmctl.gateway.surface import status_of, told
 from swarmctl.gateway.turn import Called, Finished, Piece, Routed, Thought
 from swarmctl.runtimes.toolcalls import arguments_of
 
@@ -114,7 +114,7 @@ def error(exc: SwarmError) -> tuple[int, Mapping[str, Any]]:
     """Any failure: status and body, as Anthropic's clients make their exceptions from them."""
     status = status_of(exc)
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    said = f"{exc}; {exc.hint}" if exc.hint else str(exc)
+    said = told(exc)
     return status, {"type": "error", "error": {"type": kind, "message": said}, "request_id": None}
 
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.exchange import Message, Sampling, Timings, ToolCall
 from swarmctl.gateway import images, reading
 from swarmctl.gateway.ollama_models import LOOKS
-from swarmctl.gateway.surface import Embed, Surface, Talk, ToEmbed, status_of
+from swarmctl.gateway.surface import Embed, Surface, Talk, ToEmbed, status_of, told
 from swarmctl.gateway.turn import BadRequest, Called, Finished, Piece, Thought, Turn
 from swarmctl.runtimes.toolcalls import arguments_of
 
@@ -323,7 +323,7 @@ def whole_embeddings(_asked: ToEmbed, found: Vectors) -> Mapping[str, Any]:
 
 def error(exc: SwarmError) -> tuple[int, Mapping[str, Any]]:
     """A failure as Ollama says it: text alone."""
-    return status_of(exc), {"error": f"{exc}; {exc.hint}" if exc.hint else str(exc)}
+    return status_of(exc), {"error": told(exc)}
 
 
 def _encoded(row: Mapping[str, Any]) -> bytes:

@@ -7,8 +7,8 @@ from base64 import b64encode
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import Busy, UsageError
-from swarmctl.gateway.surface import status_of
+from swarmctl.errors import Busy, ContextExceeded, PromptTooLong, UsageError
+from swarmctl.gateway.surface import status_of, told
 from swarmctl.gateway.turn import BadRequest, Called, Finished, Piece, Thought
 
 if TYPE_CHECKING:
@@ -141,9 +141,10 @@ def error(exc: SwarmError) -> tuple[int, Mapping[str, Any]]:
     code = {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(status)
     if isinstance(exc, UsageError):
         code = "model_not_found"
-    hint = f" ({'; '.join(exc.hint.splitlines())})" if exc.hint else ""
+    if isinstance(exc, ContextExceeded | PromptTooLong):
+        code = "context_length_exceeded"
     return status, {"error": {
-        "message": f"{exc}{hint}",
+        "message": told(exc),
         "type": TYPES.get(status, "server_error") if not isinstance(exc, Busy) else "rate_limit_error",
         "param": exc.param if isinstance(exc, BadRequest) else None, "code": code}}
 

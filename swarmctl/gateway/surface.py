@@ -9,7 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from swarmctl.errors import Busy, LedgerError, RemoteError, RequestRejected, ServerError, UsageError
+from swarmctl.errors import (
+    Busy,
+    LedgerError,
+    PromptTooLong,
+    RemoteError,
+    RequestRejected,
+    ServerError,
+    UsageError,
+)
 from swarmctl.gateway.turn import BadRequest
 
 if TYPE_CHECKING:
@@ -130,8 +138,13 @@ def status_of(exc: SwarmError) -> int:
         return 429
     if isinstance(exc, UsageError):
         return 404
-    if isinstance(exc, RequestRejected):
+    if isinstance(exc, RequestRejected | PromptTooLong):
         return 400
     if isinstance(exc, LedgerError):
         return 500
     return 502 if isinstance(exc, ServerError | RemoteError) else 503
+
+
+def told(exc: SwarmError) -> str:
+    """A failure in one line: what failed, and what to do about it."""
+    return f"{exc} ({'; '.join(exc.hint.splitlines())})" if exc.hint else str(exc)

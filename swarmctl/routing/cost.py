@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from swarmctl.errors import NoCandidate
+from swarmctl.errors import NoCandidate, PromptTooLong
 from swarmctl.routing.quality import first_guess, quality
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ class Habits:
     """What exchanges have taught of one (host, model). Speeds in tokens per second, times in seconds.
 
     `decode_speed` is of an answer alone; each further answer beside it makes a token's time longer by
-    `crowding`. `service_seconds` is for how long an answer holds its slot. `errors` are mean and variance of
+    `crowding`. `service_seconds` is for how long an answer holds its slot; `cache_share` how much of a
+    conversation that it answered before its cache still held. `errors` are mean and variance of
     ln(actual / expected) of what routing.latency expects. 0 is where nothing was seen.
     """
 
@@ -51,6 +52,7 @@ class Habits:
     load_seconds: float = 0.0
     service_seconds: float = 0.0
     crowding: float = 0.0
+    cache_share: float = 1.0
     errors: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
 
@@ -119,7 +121,8 @@ class Tariff:
 @dataclass(frozen=True, slots=True)
 class Price:
     """One row of the table that `--explain` shows. All in seconds but `watt_hours`, `good` and `ratings`.
-    `busy`, `slots` and `others` are the standing's that it was made from."""
+    `busy`, `slots` and `others` are the standing's that it was made from, and `cached_tokens` what its cache
+    would hold of the prompt if nobody had used it since."""
 
     candidate: Candidate
     queue: float
@@ -137,6 +140,7 @@ class Price:
     busy: int = 0
     slots: int = 1
     others: int = 0
+    cached_tokens: int = 0
 
     @property
     def wait(self) -> float:
@@ -180,7 +184,7 @@ def choose(question: Question, candidates: Sequence[tuple[Candidate, Standing]],
     gone = {(out.candidate.host, out.candidate.server) for out in excluded}
     prices = [price(question, c, s, tariff) for c, s in candidates if (c.host, c.server) not in gone]
     if not prices:
-        raise _nobody(excluded)
+        raise _nobody(excluded, all_up=not any(s.out for _, s in candidates))
     ranked, reason = in_order(prices)
     return Route(ranked, excluded, reason)
 
@@ -189,10 +193,11 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
     """Price one candidate."""
     habits = candidate.habits
     prompt = prompt_tokens(question, habits)
-    fresh = max(1.0, prompt - standing.cached_characters / habits.characters_per_token)
     answer = _answer_tokens(question, candidate)
-    prefill = fresh / max(habits.prefill_speed, 1e-6)
     slots = standing.slots or max(1, candidate.parallel)
+    cached = _cached(prompt, standing, habits, slots)
+    fresh = max(1.0, prompt - cached * habits.cache_share)
+    prefill = fresh / max(habits.prefill_speed, 1e-6)
     company = 1 + habits.crowding * min(standing.busy, slots - 1)
     decode = answer / max(habits.decode_speed, 1e-6) * company + habits.overhead
     queue = expected_queue(standing.busy, slots, habits.service_seconds or prefill + decode)
@@ -217,6 +222,7 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
         busy=standing.busy,
         slots=slots,
         others=standing.others,
+        cached_tokens=round(cached),
     )
 
 
@@ -245,6 +251,14 @@ def prompt_tokens(question: Question, habits: Habits) -> int:
     return max(1, round(question.characters / habits.characters_per_token))
 
 
+def _cached(prompt: int, standing: Standing, habits: Habits, slots: int) -> float:
+    """Tokens that need not be read again. A full server is about to give that slot's cache to somebody else:
+    there the conversation holds nothing, so nobody waits for its sake."""
+    if standing.busy >= slots:
+        return 0.0
+    return min(standing.cached_characters / habits.characters_per_token, prompt - 1.0)
+
+
 def _answer_tokens(question: Question, candidate: Candidate) -> float:
     usual = candidate.habits.answer_tokens.get(question.category, ANSWER_TOKENS[question.category])
     return min(usual, question.max_tokens) if question.max_tokens else usual
@@ -270,8 +284,10 @@ def _frugal(prices: Sequence[Price]) -> tuple[Price, str]:
     return frugal, f"as good as {best.candidate.host} to a person's eye, with less energy"
 
 
-def _nobody(excluded: Sequence[Excluded]) -> NoCandidate:
+def _nobody(excluded: Sequence[Excluded], *, all_up: bool) -> NoCandidate:
     if not excluded:
         return NoCandidate("no model is served on any host", hint="`swarmctl up` starts them")
     lines = "\n".join(f"{o.candidate.model} on {o.candidate.host}: {o.reason}" for o in excluded)
+    if all_up:
+        return PromptTooLong("the prompt is too long for every context there is", hint=lines)
     return NoCandidate("no host can take this question", hint=lines)
