@@ -127,6 +127,28 @@ def test_the_percentile_lies_above_most_of_what_was_seen(errors, expected):
     assert sum(expected * exp(one) > bound for one in recent) <= 0.4 * len(recent)
 
 
+def test_a_cache_that_others_overwrite_is_counted_on_less():
+    habits = Habits(100.0, 10.0)
+    held = Standing(slots=2, cached_characters=240)
+
+    def at() -> object:
+        return price(Question("routine", 300), replace(SMALL, habits=habits), held, Tariff())
+
+    assert (at().cached_tokens, at().prefill) == (80, pytest.approx(0.2))
+    for _ in range(30):
+        habits = fold(habits, category="routine", characters=300, finish="stop", timings=EXCHANGE,
+                      expected=at())
+    assert habits.cache_share < 0.01
+    assert at().prefill * habits.prefill_speed == pytest.approx(100, rel=0.02)
+
+
+def test_nobody_waits_for_a_cache_on_a_full_server():
+    holds = Standing(busy=1, slots=1, cached_characters=3000)
+    full = price(Question("routine", 3000), SMALL, holds, Tariff())
+    assert full.prefill == price(Question("routine", 3000), SMALL, replace(holds, cached_characters=0),
+                                 Tariff()).prefill
+
+
 def test_a_load_that_was_seen_replaces_what_up_measured():
     habits = fold(Habits(100.0, 10.0), category="routine", characters=300, finish="stop",
                   timings=replace(EXCHANGE, load_seconds=9.0))

@@ -83,7 +83,12 @@ def fold(before: Habits, *, category: Category, characters: int, finish: str, ti
         usual = before.answer_tokens.get(category, ANSWER_TOKENS[category])
         after = replace(after, answer_tokens={**before.answer_tokens,
                                               category: _mean(usual, answer, weight)})
-    return replace(after, errors=_errors(before.errors, expected, timings, weight)) if expected else after
+    if expected is None:
+        return after
+    if expected.cached_tokens and timings.cached_tokens is not None:
+        held = min(1.0, timings.cached_tokens / expected.cached_tokens)
+        after = replace(after, cache_share=(1 - weight) * before.cache_share + weight * held)
+    return replace(after, errors=_errors(before.errors, expected, timings, weight))
 
 
 def _speeds(before: Habits, timings: Timings, company: int, weight: float) -> Habits:
