@@ -1,12 +1,16 @@
-"""Waiting until a release that nobody is sent to any more has answered what it was asked."""
+"""Leaving a release that nobody is sent to any more: it answers what it was asked, and gives its memory
+back."""
 
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import RemoteError, ServerError
+from swarmctl.runtimes.http import TunnelDown
 from swarmctl.runtimes.named import runtime
+from swarmctl.runtimes.ollama_models import unload
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -37,6 +41,26 @@ def settle(swarm: Swarm, model: str, release: str, note: Callable[[str], None],
             return busy
         time.sleep(PAUSE)
     return 0
+
+
+def let_go(swarm: Swarm, model: str, release: str) -> None:
+    """Have every Ollama take a release out of its memory, once it has answered what it was asked: the longest
+    keep-alive is for ever. One that does not answer is left alone."""
+    for one in swarm.candidates:
+        if release and (one.model, one.release, one.runtime) == (model, release, "ollama"):
+            with suppress(ServerError, RemoteError):
+                _unload(swarm, one)
+
+
+def _unload(swarm: Swarm, candidate: Candidate) -> None:
+    endpoint = swarm.endpoint(candidate)
+    try:
+        unload(endpoint, endpoint.model)
+    except TunnelDown:
+        if swarm.host(candidate.host).ssh == "local":
+            raise
+        swarm.open(candidate)
+        unload(endpoint, endpoint.model)
 
 
 def _busy(swarm: Swarm, candidate: Candidate) -> int:

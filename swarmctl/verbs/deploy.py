@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.dispatch.inspection import inspect, problem_of
+from swarmctl.dispatch.settle import let_go
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import InventoryError, SwarmError, UsageError
 from swarmctl.evaluation.questions import held_out
@@ -257,6 +258,7 @@ class _Work:
         if wrong:
             self.record("rollback", release, finished, reason="; ".join(wrong))
             turn(self.paths)
+            let_go(swarm, self.wish.model, release)
             bring_up(only=hosts)
             raise self.refuse(wrong, finished, release)
         return failed

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.dispatch.settle import settle
+from swarmctl.dispatch.settle import let_go, settle
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import LockBusy, UsageError
 from swarmctl.evaluation.ballots import blind_votes, thumbs
@@ -135,11 +135,13 @@ def history(paths: Paths, model: str | None = None) -> tuple[Release, ...]:
 
 
 def _leave(desk: Desk, model: str, release: str) -> None:
-    """Send nobody to a release any more, and let it end what it answers."""
+    """Send nobody to a release any more, let it end what it answers, and take it out of memory."""
     turn(desk.paths)
     fleet = read_fleet(desk.paths.fleet)
     if fleet is not None:
-        settle(make_swarm(desk.paths, fleet), model, release, desk.note)
+        swarm = make_swarm(desk.paths, fleet)
+        settle(swarm, model, release, desk.note)
+        let_go(swarm, model, release)
 
 
 def _told(seen: Votes, name: str) -> str:
