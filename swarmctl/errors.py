@@ -49,6 +49,10 @@ class JobFailed(SwarmError):
     """A job on a host ended without its result. The run's folder is kept; `hint` says how to go on."""
 
 
+class JobCut(JobFailed):
+    """A job was killed, or its host went down: `resume` goes on with it."""
+
+
 class Unfit(SwarmError):
     """Preflight: a job would not fit its host, or its model could not be served. Nothing was started."""
 

@@ -14,15 +14,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarmctl.cli.deploy import bring_up, desk, showing
-from swarmctl.errors import JobFailed, RecipeError, SwarmError, Unfit
+from swarmctl.errors import JobCut, JobFailed, RecipeError, SwarmError, Unfit
 from swarmctl.fleet.person import who
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
     from swarmctl.cli.context import Context
-    from swarmctl.inventory import ImproveWish
+    from swarmctl.inventory import ImproveWish, Inventory
     from swarmctl.learning.gates import Judgement
+    from swarmctl.paths import Paths
     from swarmctl.verbs.improve import Standing
 
 def improve(
@@ -123,6 +124,8 @@ class Steps:
 
         paths, inventory = self.context.paths, read_inventory(self.context.inventory)
         with _refusals(Unfit, RecipeError, JobFailed), JobView.on(sys.stderr) as view:
+            if run is None and (run := _begun(paths, inventory, model, policy.recipe, dataset)):
+                started(run)
             if run is None:
                 made = train(paths, self.context.inventory, policy.recipe, Shown(view), host=policy.host,
                              dataset=dataset, model=model, follow=False, now=self.context.clock)
@@ -130,7 +133,12 @@ class Steps:
                 run = made.id
                 started(run)
             jobs.resume(paths, inventory, run, self.context.clock)
-            known, stages = jobs.follow(paths, inventory, run, view.record, self.context.clock)
+            try:
+                known, stages = jobs.follow(paths, inventory, run, view.record, self.context.clock)
+            except JobCut as exc:
+                say(f"{exc.host}: {exc.message}; going on with it")
+                jobs.resume(paths, inventory, run, self.context.clock)
+                known, stages = jobs.follow(paths, inventory, run, view.record, self.context.clock)
         seconds = sum(float(stage.get("seconds", 0.0)) for stage in stages.values())
         return {"run": run, "hours": seconds / 3600, "kwh": self._kwh(known.host, seconds)}
 
@@ -207,13 +215,33 @@ class Steps:
         return watts * seconds / 3.6e6
 
 
+def _begun(paths: Paths, inventory: Inventory, model: str, recipe: str, dataset: str) -> str | None:
+    """The run that this round began and was cut before it could say so; None where there is none."""
+    from swarmctl.fleet.recipes import read_recipe
+    from swarmctl.fleet.runs import known_runs
+    from swarmctl.verbs.jobs import show
+
+    mine = (model, read_recipe(recipe).name, dataset)
+    run = next((one for one in reversed(known_runs(paths))
+                if (one.model, one.recipe, one.dataset) == mine), None)
+    if run is None:
+        return None
+    try:
+        found = show(paths, inventory, run.id).state.state
+    except JobFailed:
+        return None  # nothing was started on the host
+    return run.id if found in ("running", "stopped", "done") else None
+
+
 @contextmanager
 def _refusals(*kinds: type[SwarmError]) -> Iterator[None]:
-    """What these errors say ends the round."""
+    """What these errors say ends the round; a job that was cut does not, it goes on next time."""
     from swarmctl.verbs.improve import Refused
 
     try:
         yield
+    except JobCut:
+        raise
     except kinds as exc:
         raise Refused(exc.message, host=exc.host, hint=exc.hint) from exc
 

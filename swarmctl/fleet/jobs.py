@@ -17,7 +17,15 @@ from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import CommandTimeout, ConnectionLost, DiskFull, HostUnreachable, JobFailed, SwarmError
+from swarmctl.errors import (
+    CommandTimeout,
+    ConnectionLost,
+    DiskFull,
+    HostUnreachable,
+    JobCut,
+    JobFailed,
+    SwarmError,
+)
 from swarmctl.fleet.host_shell import RECEIVE
 from swarmctl.fleet.install import transfer_time
 from swarmctl.fleet.transfer import sha256_of
@@ -171,8 +179,8 @@ def outcome(found: JobState, host: str) -> Mapping[str, Any]:
     if found.state == "cancelled":
         raise JobFailed(f"run {found.run} was cancelled", host=host, hint=again)
     last = "; ".join(found.log.strip().splitlines()[-2:])
-    raise JobFailed(f"run {found.run} was cut off (killed, out of memory, or the host went down)"
-                    f"{f': {last[-300:]}' if last else ''}", host=host, hint=again)
+    raise JobCut(f"run {found.run} was cut off (killed, out of memory, or the host went down)"
+                 f"{f': {last[-300:]}' if last else ''}", host=host, hint=again)
 
 
 def fetch(remote: Remote, data_dir: str, run: str, what: str, to: Path) -> None:
