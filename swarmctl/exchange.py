@@ -261,6 +261,8 @@ class Comparison:
     choice: Literal["a", "b", "tie", "both-bad"]
     comment: str | None = None
     terminal: str | None = None
+    digest_a: str = ""
+    digest_b: str = ""
 
     def to_record(self) -> dict[str, Any]:
         """The journal's row."""

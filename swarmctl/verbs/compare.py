@@ -83,7 +83,8 @@ def decide(paths: Paths, blind: Blind, choice: Choice, *, comment: str | None, t
         "left": "a", "right": "b", "tie": "tie", "both-bad": "both-bad"}
     comparison = Comparison(
         id=fresh_id(now), at=timestamp(now), a=left.id, b=right.id, model_a=left.model, model_b=right.model,
-        category=left.category, left=left.id, choice=chosen[choice], comment=comment, terminal=terminal)
+        category=left.category, left=left.id, choice=chosen[choice], comment=comment, terminal=terminal,
+        digest_a=left.digest, digest_b=right.digest)
     append(paths.journal, comparison.to_record())
     return comparison
 
