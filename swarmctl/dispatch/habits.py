@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from swarmctl.fleet.snapshot import Served
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Price
+
+#: How much of what was learned may be lost with a process that stays.
+WRITE_SECONDS = 0.5
 
 
 def read_habits(paths: Paths, host: str, served: Served) -> Habits:
@@ -40,16 +43,35 @@ def last_used(paths: Paths, host: str, server: str) -> float | None:
         return None
 
 
+@dataclass(slots=True)
+class Learned:
+    """What a process that stays has learned of one server's model since it last wrote it down."""
+
+    digest: str
+    habits: Habits
+    used: float
+    written: float
+
+
 def learn(paths: Paths, price: Price, *, category: Category, characters: int, finish: str, timings: Timings,
-          company: int = 0) -> Habits:
-    """Fold one exchange, sent at a price, into what is known by now, and store it."""
-    candidate = price.candidate
-    file = _file(paths, candidate.host, candidate.server)
-    before = _read(file, candidate.digest) or candidate.habits
-    used = last_used(paths, candidate.host, candidate.server)
+          company: int = 0, memory: dict[tuple[str, str], Learned] | None = None) -> Habits:
+    """Fold one exchange, sent at a price, into what is known by now, and store it. A process with a `memory`
+    writes at most every WRITE_SECONDS. Raises OSError."""
+    candidate, now = price.candidate, time.time()
+    key, file = (candidate.host, candidate.server), _file(paths, candidate.host, candidate.server)
+    known = memory.get(key) if memory is not None else None
+    if known is not None and known.digest == candidate.digest:
+        before, used, written = known.habits, known.used, known.written
+    else:
+        before, written = _read(file, candidate.digest) or candidate.habits, 0.0
+        used = last_used(paths, candidate.host, candidate.server) or now
     after = fold(before, category=category, characters=characters, finish=finish, timings=timings,
-                 expected=price, company=company, age=time.time() - used if used else 0.0)
-    write_whole(file, json.dumps({"digest": candidate.digest, **asdict(after)}))
+                 expected=price, company=company, age=now - used)
+    due = not 0 <= now - written < WRITE_SECONDS
+    if memory is not None:
+        memory[key] = Learned(candidate.digest, after, now, now if due else written)
+    if due:
+        write_whole(file, json.dumps({"digest": candidate.digest, **asdict(after)}))
     return after
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, fields, is_dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -54,8 +55,10 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
     )
     append(swarm.paths.journal, exchange.to_record())
     if outcome.timings.completion_tokens:
-        learn(swarm.paths, outcome.price, category=category, characters=ask.characters(),
-              finish=outcome.finish, timings=outcome.timings, company=outcome.company)
+        with suppress(OSError):  # the exchange is on the disk; what it taught may be lost
+            learn(swarm.paths, outcome.price, category=category, characters=ask.characters(),
+                  finish=outcome.finish, timings=outcome.timings, company=outcome.company,
+                  memory=swarm.learned)
     return exchange
 
 
@@ -72,7 +75,13 @@ def route_record(route: Route, cascade: Mapping[str, Any] | None = None) -> dict
 
 def price_record(price: Price) -> dict[str, Any]:
     """One row of the table, without the candidate's whole description."""
-    row = {key: round(value, 4) if isinstance(value, float) else value
-           for key, value in asdict(price).items() if key != "candidate"}
+    row = {field.name: _rounded(getattr(price, field.name)) for field in fields(price)
+           if field.name != "candidate"}
     return {"host": price.candidate.host, "model": price.candidate.model, "total": round(price.total, 4),
             **row}
+
+
+def _rounded(value: Any) -> Any:  # noqa: ANN401  a field of a price
+    if isinstance(value, float):
+        return round(value, 4)
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from pathlib import Path
 
+    from swarmctl.dispatch.habits import Learned
     from swarmctl.fleet.snapshot import HostEntry, Served
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Standing
@@ -27,12 +28,14 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Swarm:
     """Everything a question may be sent to. `seen` is how servers were found and when (monotonic seconds), by
-    (host, server), in a process that stays and need not look before every question."""
+    (host, server), in a process that stays and need not look before every question; `learned` what it has
+    learned of them."""
 
     paths: Paths
     fleet: Fleet
     candidates: tuple[Candidate, ...]
     seen: dict[tuple[str, str], tuple[float, Standing]] | None = None
+    learned: dict[tuple[str, str], Learned] | None = None
 
     @property
     def tariff(self) -> Tariff:

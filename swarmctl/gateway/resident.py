@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from swarmctl.dispatch.habits import Learned
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Standing
 
@@ -38,6 +39,7 @@ class Resident:
         self._lock = threading.Lock()
         self._swarm: Swarm | None = None
         self._seen: dict[tuple[str, str], tuple[float, Standing]] = {}
+        self._learned: dict[tuple[str, str], Learned] = {}
         self._stamp: Stamp = None
         self._read = 0.0
 
@@ -72,7 +74,7 @@ class Resident:
         swarm = read_swarm(self.paths, self._inventory, self._tell)
         if swarm is None:
             raise SwarmError("no swarm has been brought up yet", hint="swarmctl init, then swarmctl up")
-        return replace(swarm, seen=self._seen)
+        return replace(swarm, seen=self._seen, learned=self._learned)
 
     def _tell(self, line: str) -> None:
         """Say a thing once, not once a second."""
