@@ -200,7 +200,8 @@ def from_record(raw: Mapping[str, Any]) -> Weights:
 
 def _head_record(head: Head) -> dict[str, Any]:
     return {"embedder": head.embedder, "centre": list(head.centre), "scale": list(head.scale),
-            "axes": _packed(head.axes), "landmarks": _packed(head.landmarks), "vectors": _packed(head.vectors),
+            "axes": _packed(head.axes), "landmarks": _packed(head.landmarks),
+            "vectors": _packed(head.vectors),
             "models": {name: {
                 "digest": one.digest, "level": dict(one.level), "level_variance": dict(one.level_variance),
                 "counted": {key: list(pair) for key, pair in one.counted.items()}, "slope": one.slope,
@@ -221,7 +222,8 @@ def _head(raw: Mapping[str, Any]) -> Head:
 
 def _packed(rows: Sequence[Sequence[float]]) -> list[Any]:
     width = len(rows[0]) if len(rows) else 0
-    return [len(rows), width, b64encode(array("f", [value for row in rows for value in row]).tobytes()).decode()]
+    flat = array("f", [value for row in rows for value in row])
+    return [len(rows), width, b64encode(flat.tobytes()).decode()]
 
 
 def _unpacked(raw: Sequence[Any]) -> list[list[float]]:

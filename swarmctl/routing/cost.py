@@ -13,12 +13,13 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import NoCandidate, PromptTooLong
-from swarmctl.routing.quality import first_guess, quality
+from swarmctl.routing.beliefs import believe
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from swarmctl.exchange import Category
+    from swarmctl.routing.beliefs import Seen
 
 #: A share of good answers that nobody complains about; more than this is not worth waiting for.
 GOOD_ENOUGH = 0.85
@@ -103,11 +104,13 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """What the price depends on. `characters` counts the whole prompt; `max_tokens` bounds the answer."""
+    """What the price depends on. `characters` counts the whole prompt; `max_tokens` bounds the answer; `seen`
+    is what the learned weights make of the prompt, where there are any."""
 
     category: Category
     characters: int
     max_tokens: int | None = None
+    seen: Seen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +125,8 @@ class Tariff:
 class Price:
     """One row of the table that `--explain` shows. All in seconds but `watt_hours`, `good` and `ratings`.
     `busy`, `slots` and `others` are the standing's that it was made from, and `cached_tokens` what its cache
-    would hold of the prompt if nobody had used it since."""
+    would hold of the prompt if nobody had used it since; `low` and `high` are the 95 % interval of `good`,
+    and `why` what it follows from."""
 
     candidate: Candidate
     queue: float
@@ -141,6 +145,9 @@ class Price:
     slots: int = 1
     others: int = 0
     cached_tokens: int = 0
+    low: float = 0.0
+    high: float = 1.0
+    why: str = ""
 
     @property
     def wait(self) -> float:
@@ -203,8 +210,9 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
     queue = expected_queue(standing.busy, slots, habits.service_seconds or prefill + decode)
     watt_hours = candidate.load_watts * (prefill + decode) / 3600
     money = watt_hours / 1000 * candidate.energy_price
-    known = quality(first_guess(candidate.parameters, question.category, candidate.prior),
-                    candidate.good.get(question.category, 0.0), candidate.bad.get(question.category, 0.0))
+    known = believe(candidate.model, candidate.parameters, candidate.prior,
+                    candidate.good.get(question.category, 0.0), candidate.bad.get(question.category, 0.0),
+                    question.category, question.seen)
     return Price(
         candidate=candidate,
         queue=queue,
@@ -216,6 +224,9 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
         risk=max(0.0, GOOD_ENOUGH - known.mean) * tariff.bad_answer,
         watt_hours=watt_hours,
         good=known.mean,
+        low=known.low,
+        high=known.high,
+        why=known.why,
         ratings=known.ratings,
         prompt_tokens=prompt,
         answer_tokens=round(answer),

@@ -288,7 +288,8 @@ def _learned(problem: _Problem, number: int, mean: Array, covariance: Array,
     values, ways = np.linalg.eigh(spread * np.eye(size) - within)
     top = [place for place in np.argsort(-values)[:KNOWN] if values[place] > 0]
     known = [back @ (np.sqrt(values[place]) * ways[:, place]) for place in top]
-    level, doubt = {}, {}
+    level: dict[str, float] = {}
+    doubt: dict[str, float] = {}
     for place, category in enumerate(CATEGORIES):
         both = [at, at + 1 + place]
         level[category] = float(problem.guess[number, place] + mean[both].sum())
