@@ -8,8 +8,10 @@ that was away, or whose tunnel is cold, is verified first (see verify).
 
 from __future__ import annotations
 
+import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
     from swarmctl.runtimes.base import Endpoint
 
 AT_ONCE = 4
-#: Seconds for which a process that stays takes a server that was well for well.
-FRESH = 1.0
+#: Seconds for which a process that stays takes a server that was well for well; fewer where others were at
+#: work there, who may be done by now.
+FRESH, FRESH_WITH_OTHERS = 1.0, 0.1
 HEALTH_TIMEOUT = 1.5
 SLOTS_TIMEOUT = 0.3
 
@@ -63,13 +66,34 @@ def route(swarm: Swarm, question: Question, candidates: Sequence[Candidate], now
 def _known(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> dict[Key, Standing]:
     """How the candidates stand by what was written down. Marks are ignored where they leave nobody; what an
     admin set aside stays out, and so does an intermittent host that has not shown that it is well."""
+    noted = _noted(swarm)
+    plain = [c for c in candidates if not noted & {f"{c.host}.json", f"{c.host}@{c.server}.json"}]
+    if plain:
+        found = {_key(c): Standing() for c in plain}
+        return found | _noted_ones(swarm, [c for c in candidates if _key(c) not in found], now, alone=False)
+    return _noted_ones(swarm, candidates, now, alone=True)
+
+
+def _noted(swarm: Swarm) -> set[str]:
+    """The names of all files that say something of a host or a server: most say nothing, and need not be
+    looked for one by one."""
+    names: set[str] = set()
+    for folder in ("standing", "down", "breakers"):
+        with suppress(OSError):
+            names.update(os.listdir(f"{swarm.paths.state}/{folder}"))  # noqa: PTH208
+    return names
+
+
+def _noted_ones(swarm: Swarm, candidates: Sequence[Candidate], now: float, *,
+                alone: bool) -> dict[Key, Standing]:
+    """How those stand of whom something is written down; `alone` says that there are no others."""
     aside = {host: word.why for host in {c.host for c in candidates}
              if (word := read_aside(swarm.paths, host))}
     found = {_key(c): Standing(out=aside[c.host]) for c in candidates if c.host in aside}
     left = [c for c in candidates if c.host not in aside]
     marked = {_key(c): _from_marks(swarm, c, now) for c in left}
-    back = _returning(swarm, left, now, all(s.out for s in marked.values()))
-    if all(c.host in back or marked[_key(c)].out for c in left):
+    back = _returning(swarm, left, now, alone and all(s.out for s in marked.values()))
+    if alone and all(c.host in back or marked[_key(c)].out for c in left):
         well = [host for host in back if back[host].wait()]
         marked = marked if well else {_key(c): Standing() for c in left}
     return {**found, **marked, **{_key(c): Standing(out=back[c.host].why) for c in left if c.host in back}}
@@ -110,9 +134,10 @@ def look(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> dict[Key,
 
 
 def _remembered(swarm: Swarm, candidate: Candidate) -> Standing | None:
-    """A server that was well within FRESH seconds, as busy as it is with us now and was with others then."""
+    """A server that was well a moment ago, as busy as it is with us now and was with others then."""
     at, seen = (swarm.seen or {}).get(_key(candidate), (0.0, Standing(out="never looked at")))
-    if seen.out or not (seen.warm and seen.loaded) or time.monotonic() - at > FRESH:
+    fresh = FRESH_WITH_OTHERS if seen.others else FRESH
+    if seen.out or not (seen.warm and seen.loaded) or time.monotonic() - at > fresh:
         return None
     return replace(seen, busy=claimed(swarm.paths, candidate, seen.slots) + seen.others)
 
