@@ -17,21 +17,16 @@ from typing import TYPE_CHECKING, Protocol
 
 from swarmctl.dispatch.verify import gpus_working
 from swarmctl.errors import CommandTimeout, ConnectionLost, HostUnreachable, SwarmError, UsageError
-from swarmctl.fleet.blobs import Place, blob_path
-from swarmctl.fleet.converge import Supply, converge
-from swarmctl.fleet.holders import build_holders, ollama_holders
 from swarmctl.fleet.inventory_file import read_inventory
 from swarmctl.fleet.locks import local_lock
-from swarmctl.fleet.one_time_key import sweep
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.releases import read as read_releases
 from swarmctl.fleet.releases import wanted
 from swarmctl.fleet.remote import connect
 from swarmctl.fleet.roles import as_it_stands, rewriting
 from swarmctl.fleet.served import served_on
-from swarmctl.fleet.sharing import Sharing
 from swarmctl.fleet.snapshot import Fleet, HostEntry, read_fleet, write_fleet
-from swarmctl.fleet.store import Store, resolve_model
+from swarmctl.fleet.store import resolve_model
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.warm import warm
 from swarmctl.routing.policy import Policy
@@ -39,11 +34,13 @@ from swarmctl.runtimes.base import Want
 from swarmctl.runtimes.plans import host_notes, plan_host
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from swarmctl.facts import Facts
+    from swarmctl.fleet.converge import Supply
     from swarmctl.fleet.progress import Event
+    from swarmctl.fleet.sharing import Sharing
     from swarmctl.fleet.shell import ShellRemote
     from swarmctl.inventory import Host, Inventory
     from swarmctl.paths import Paths
@@ -185,25 +182,48 @@ def _planned(host: Host, result: HostPlan | SwarmError) -> HostReport:
 def _apply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths,
            watcher: Watcher) -> tuple[dict[str, HostReport], dict[str, HostEntry]]:
     """Apply every plan; reports and snapshot entries by host."""
-    there = [(plan.remote, plan.seen) for plan in plans]
-    reports: dict[str, HostReport] = {}
-    entries: dict[str, HostEntry] = {}
-    with _sharing(inventory, plans, paths) as sharing:
-        supply = Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config,
-                        partial(build_holders, there), partial(ollama_holders, there), sharing)
-        for plan, result in over_hosts(plans, lambda plan: _make_true(plan, supply, watcher),
-                                       timeout=HOST_LIMIT):
-            if isinstance(result, SwarmError):
-                reports[plan.host.name] = HostReport(plan.host.name, "failed", plan.steps, result)
-            else:
-                reports[plan.host.name], entries[plan.host.name] = result
+    _sweep(inventory, plans, paths)
+    reports = {plan.host.name: HostReport(plan.host.name, "unchanged", notes=plan.notes) for plan in plans}
+    entries = {plan.host.name: _entry(plan) for plan in plans if not plan.steps}
+    if changing := [plan for plan in plans if plan.steps]:
+        with _supply(inventory, plans, paths) as supply:
+            for plan, result in over_hosts(changing, lambda plan: _make_true(plan, supply, watcher),
+                                           timeout=HOST_LIMIT):
+                if isinstance(result, SwarmError):
+                    reports[plan.host.name] = HostReport(plan.host.name, "failed", plan.steps, result)
+                else:
+                    reports[plan.host.name], entries[plan.host.name] = result
     return reports, entries
 
 
-def _sharing(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths) -> Sharing:
-    """Who has which weights already. What a killed run left of one-time keys is removed first."""
+def _sweep(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths) -> None:
+    """Remove from hosts what a killed run left of one-time keys."""
+    if not (paths.state / "one-time").is_dir():
+        return
+    from swarmctl.fleet.one_time_key import sweep
+
     remotes = {plan.host.name: plan.remote for plan in plans}
     sweep(paths, remotes.get, {host.name for host in inventory.hosts})
+
+
+@contextlib.contextmanager
+def _supply(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths) -> Iterator[Supply]:
+    """What applying draws on. Imported here: most runs find nothing to do, and need none of it."""
+    from swarmctl.fleet.converge import Supply
+    from swarmctl.fleet.holders import build_holders, ollama_holders
+    from swarmctl.fleet.store import Store
+
+    there = [(plan.remote, plan.seen) for plan in plans]
+    with _sharing(inventory, plans, paths) as sharing:
+        yield Supply(paths, Store.of(paths, inventory.airgap), inventory.ssh_config,
+                     partial(build_holders, there), partial(ollama_holders, there), sharing)
+
+
+def _sharing(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths) -> Sharing:
+    """Who has which weights already."""
+    from swarmctl.fleet.blobs import Place, blob_path
+    from swarmctl.fleet.sharing import Sharing
+
     sharing = Sharing(paths, inventory.between_hosts)
     for plan in plans:
         for blob in plan.seen.blobs:
@@ -214,8 +234,8 @@ def _sharing(inventory: Inventory, plans: Sequence[HostPlan], paths: Paths) -> S
 
 def _make_true(plan: HostPlan, supply: Supply, watcher: Watcher) -> tuple[HostReport, HostEntry]:
     """Apply one host's plan, and look again: what is then still to do is a failure, not a success."""
-    if not plan.steps:
-        return HostReport(plan.host.name, "unchanged", notes=plan.notes), _entry(plan)
+    from swarmctl.fleet.converge import converge
+
     began = time.monotonic()
     converge(plan.remote, plan.want, plan.seen, plan.steps, supply, watcher.event)
     seen = survey(plan.remote, plan.host)
