@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarmctl.cli.groups import alike
-from swarmctl.errors import SomeHostsFailed
+from swarmctl.errors import SomeHostsFailed, UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -25,18 +24,23 @@ COLOURS = {"ready": "green", "idle": "dim", "stopped": "yellow", "loading": "yel
 
 def status(
     ctx: typer.Context,
-    watch: Annotated[bool, typer.Option("--watch", "-w", help="Look again and again until Ctrl-C.")] = False,
-    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks of --watch.")] = 5.0,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Show all of it live, until Ctrl-C.")] = False,
+    interval: Annotated[float, typer.Option(min=0.5, help="Seconds between two looks of --watch.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON list.")] = False,
 ) -> None:
     """Show every host and model server, and whether it generates.
 
     A server is ready when it generated a token just now; a port that is open proves nothing. Exits with 3
     when a host cannot be reached or a server does not generate; an intermittent host may be off.
+    --watch draws hosts, GPUs, slots, the queue, the latest questions and how answers are liked.
     """
     context: Context = ctx.obj
-    if watch and not as_json:
-        _watch(context, interval)
+    if watch:
+        from swarmctl.cli.watch import watch as watching
+
+        if as_json:
+            raise UsageError("--watch draws, and --json prints", hint="one or the other")
+        watching(context, interval)
         return
     rows = look(context)
     if as_json:
@@ -118,16 +122,6 @@ def _print(rows: list[HostStatus]) -> None:
     told += [(row.host, problem) for row in rows for problem in row.problems]
     for hosts, text in alike(told):
         notes.print(f"[bold]{', '.join(hosts)}[/]: {escape(text)}")
-
-
-def _watch(context: Context, interval: float) -> None:
-    from rich.console import Console
-    from rich.live import Live
-
-    with Live(console=Console(highlight=False), screen=False, auto_refresh=False) as live:
-        while True:
-            live.update(table(look(context)), refresh=True)
-            time.sleep(interval)
 
 
 def _verdict(rows: list[HostStatus]) -> None:
