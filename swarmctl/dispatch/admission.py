@@ -17,8 +17,10 @@ from typing import TYPE_CHECKING
 
 from swarmctl.dispatch import queue
 from swarmctl.dispatch.breakers import Pass, leave
+from swarmctl.dispatch.probe import look
 from swarmctl.dispatch.slots import Slot, claim, claimed, freed_at
 from swarmctl.errors import Busy
+from swarmctl.fleet.standing import read_aside
 from swarmctl.routing.cost import expected_queue, in_order
 from swarmctl.runtimes.http import check_hangup
 
@@ -33,8 +35,8 @@ if TYPE_CHECKING:
 POLL = (0.015, 0.035)
 #: So many of the first in line look closer at each change; the others only as time goes by.
 NEAR = 8
-#: Seconds after which a waiter looks closer unasked (the first in line; the others later), and asks the
-#: servers again what others do there.
+#: Seconds after which a waiter looks closer unasked, and asks the servers again what others do there: the
+#: first in line; the others later.
 RECHECK, PER_RANK, LOOK_AGAIN = 0.25, 0.01, 1.0
 #: So many of the cheapest are waited for, and so many of them asked again.
 CONSIDERED, ASKED_AGAIN = 16, 4
@@ -140,7 +142,7 @@ class _Wait:
         """Claim the slot of the cheapest candidate, if it is free and nobody ahead wants it."""
         ahead = self.ticket.ahead()
         self.rank = len(ahead)
-        if self.rank < NEAR and now - self.looked >= LOOK_AGAIN:
+        if now - self.looked >= LOOK_AGAIN * (1 + self.rank):
             self._look_again()
         self.prices = [self._priced(price, ahead) for price in self.prices]
         open_to_us = [price for price in self.prices if self._allowed(price)]
@@ -164,15 +166,16 @@ class _Wait:
                        queue=expected_queue(line, price.slots, price.prefill + price.decode))
 
     def _look_again(self) -> None:
-        """What others do at the servers, and which of them still answer."""
-        from swarmctl.dispatch.probe import look
-
+        """What others do at the servers, which of them still answer, and which hosts a person set aside."""
         self.looked = time.monotonic()
-        front = sorted(self.prices, key=lambda p: p.total)[:ASKED_AGAIN]
+        hosts = {price.candidate.host for price in self.prices}
+        aside = {host for host in hosts if read_aside(self.swarm.paths, host)}
+        left = [price for price in self.prices if price.candidate.host not in aside] or self.prices
+        front = sorted(left, key=lambda p: p.total)[:ASKED_AGAIN]
         seen = look(self.swarm, [price.candidate for price in front], time.time())
         up = {key: standing for key, standing in seen.items() if not standing.out}
-        self.prices = [_standing(price, up.get(_key(price.candidate))) for price in self.prices
-                       if _key(price.candidate) in up or _key(price.candidate) not in seen] or self.prices
+        self.prices = [_standing(price, up.get(_key(price.candidate))) for price in left
+                       if _key(price.candidate) in up or _key(price.candidate) not in seen] or left
 
     def _refuse_when_full(self, bound: int) -> None:
         if self.rank >= bound:

@@ -145,7 +145,8 @@ class Race:
         if loser is self._lanes[0]:
             with suppress(OSError):
                 learn(self.swarm.paths, loser.admitted.price, category="routine", characters=0,
-                      finish="cancelled", timings=Timings(first_token_seconds=took))
+                      finish="cancelled", timings=Timings(first_token_seconds=took),
+                      memory=self.swarm.learned)
 
     def _gave_up(self, lane: _Lane, exc: RemoteError | ServerError) -> None:
         candidate = lane.admitted.price.candidate

@@ -89,6 +89,8 @@ def freed_at(paths: Paths) -> int:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.touch(mode=0o600)
         return 0
+    except OSError:
+        return 0
 
 
 def _take(folder: str, slots: int, limit: int) -> Slot | None:
