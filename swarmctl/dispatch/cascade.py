@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from swarmctl.routing.confidence import Curve, Curves
     from swarmctl.routing.cost import Price, Route
 
-    AskOn = Callable[[Route, Sink, Callable[[Chunk], None] | None], Outcome]
+    AskOn = Callable[
+        [Route, Sink, Callable[[Chunk], None] | None, Callable[[Price], None] | None], Outcome]
 
 #: Characters of an answer that was held back and thrown away which are kept for who wonders why.
 KEPT = 500
@@ -64,14 +65,16 @@ class Cascade:
         """Answer the request, as dispatch.answer.answer does."""
         ask = replace(self.request, logprobs=True) if self.listens else self.request
 
-        def ask_on(way: Route, sink: Sink, watch: Callable[[Chunk], None] | None) -> Outcome:
-            return answer(self.swarm, way, ask, sink, clock, watch=watch, terms=terms)
+        def ask_on(way: Route, sink: Sink, watch: Callable[[Chunk], None] | None,
+                   speaks: Callable[[Price], None] | None) -> Outcome:
+            return answer(self.swarm, way, ask, sink, clock, watch=watch,
+                          terms=replace(terms, speaks=speaks))
 
         if self.choice is None:
-            return self._listen(self.way, ask_on, sink, watch, ())
-        held = _Held(self.choice, _asked(ask), sink, watch)
+            return self._listen(self.way, ask_on, sink, watch, terms, ())
+        held = _Held(self.choice, _asked(ask), sink, watch, terms)
         try:
-            outcome = ask_on(self._small(), held, held.see)
+            outcome = ask_on(self._small(), held, held.see, held.speaks)
         except (_Escalated, Busy) as why:
             self.said = held.record("escalate" if isinstance(why, _Escalated) else "busy")
         except Cancelled:
@@ -83,7 +86,8 @@ class Cascade:
                 held.flush()
                 self.trail = held.trail
                 return outcome
-        return self._listen(self._onward(), ask_on, sink, watch, held.attempts(self.said["decision"]))
+        gone = held.attempts(self.said["decision"])
+        return self._listen(self._onward(), ask_on, sink, watch, terms, gone)
 
     def record(self, outcome: Outcome) -> dict[str, Any] | None:
         """What happened, as it stands in the exchange's route; `heard` is of the answer that was given."""
@@ -93,12 +97,12 @@ class Cascade:
         return {**self.said, "heard": heard_record(outcome.price.good, self.trail, found)}
 
     def _listen(self, way: Route, ask_on: AskOn, sink: Sink, watch: Callable[[Chunk], None] | None,
-                before: tuple[Attempt, ...]) -> Outcome:
+                terms: Terms, before: tuple[Attempt, ...]) -> Outcome:
         """Answer, take down how likely the tokens were, and put earlier attempts in front."""
         heard = _Listener(sink, watch)
         self.trail = heard.trail
         try:
-            outcome = ask_on(way, heard, heard.see)
+            outcome = ask_on(way, heard, heard.see, terms.speaks)
         except Cancelled as stop:
             raise Cancelled(_after(before, stop.outcome)) from stop
         self.trail = heard.trail
@@ -168,9 +172,11 @@ class _Listener:
 class _Held:
     """Holds the small model's chunks back until the plan says to show them; then passes everything on."""
 
-    def __init__(self, choice: _Choice, asked: str, sink: Sink,
-                 watch: Callable[[Chunk], None] | None) -> None:
+    def __init__(self, choice: _Choice, asked: str, sink: Sink, watch: Callable[[Chunk], None] | None,
+                 terms: Terms) -> None:
         self.choice = choice
+        self.terms = terms
+        self.unsaid: Price | None = None
         self.asked = asked
         self.sink = sink
         self.watch = watch
@@ -216,11 +222,21 @@ class _Held:
         if self.holding:
             self.holding = False
             self.seconds = time.monotonic() - self.started
+            if self.unsaid:
+                self.speaks(self.unsaid)
             for chunk in self.chunks:
                 if self.watch:
                     self.watch(chunk)
                 if chunk.text:
                     self.sink.text(chunk.text)
+
+    def speaks(self, price: Price) -> None:
+        """Who answers, which is told with the first word that is shown."""
+        self.current = price
+        if self.holding:
+            self.unsaid = price
+        elif self.terms.speaks:
+            self.terms.speaks(price)
 
     def text(self, piece: str) -> None:
         """Pass it on, unless it is held."""
@@ -237,6 +253,7 @@ class _Held:
         self.gone.append(shown)
         self.chunks.clear()
         self.trail = Trail()
+        self.unsaid = None
         self.current = following or self.current
         self.sink.failed(shown, following or self.choice.large)
 

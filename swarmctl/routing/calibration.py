@@ -1,7 +1,9 @@
 """Fit the curves of `routing.confidence` on rated answers. Pure; numpy, and only when it fits.
 
 MAP logistic regression by Newton's method, level upon level: all models, then each model, then each of its
-categories, every level pulled towards the one above it. What a curve is worth is measured on answers it was
+categories, every level pulled towards the one above it. A level counts all of its answers, those that the
+next one counts again among them; giving each answer to one level alone shrank too much (on 150 answers of the
+tiny models it gained .07 nats a new answer against .09). What a curve is worth is measured on answers it was
 not fitted on (FOLDS folds): the mean gain in log-likelihood over the belief before the answer, which is how
 much better calibrated one is for having heard the model's confidence. That gain also chooses what a model's
 whole answers are judged by: the probabilities of their tokens, their text, or both.

@@ -1,0 +1,200 @@
+"""What a model's own probabilities are worth: signals, curves fitted on ratings, models that say nothing."""
+
+import json
+import math
+import random
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from recorded import exchange, paths_under, rating
+
+from swarmctl.ledger.heard import heard, heard_record, read_curves, refit
+from swarmctl.ledger.journal import append
+from swarmctl.routing.calibration import FEWEST, Heard, fit
+from swarmctl.routing.confidence import (
+    SIGNALS,
+    STAGES,
+    WHOLE,
+    Curve,
+    Curves,
+    Trail,
+    believe,
+    follow,
+    probability,
+    stage_of,
+)
+from swarmctl.routing.signs import SIGNS, signs
+
+NO_SIGNS = (0.0,) * len(SIGNS)
+logprobs = st.lists(st.floats(-1e6, 0.0, allow_nan=False), max_size=200)
+
+
+def answers(count, seed, *, speaks=True, digest="small", before=0.5):
+    """Rated answers of a model whose least likely token tells right from wrong, or does not."""
+    rng = random.Random(seed)
+    for _ in range(count):
+        good = rng.random() < before
+        sure = -rng.expovariate(8.0 if (good if speaks else rng.random() < before) else 0.7)
+        calm = [-rng.expovariate(20.0) for _ in range(rng.randint(2, 9))]
+        trail = follow([-rng.expovariate(2.0), *calm, sure])
+        yield Heard(digest, "routine", before, trail, NO_SIGNS, float(good))
+
+
+@given(logprobs)
+def test_signals_are_finite_and_a_trail_needs_no_list(values):
+    found = follow(values).signals()
+    assert len(found) == len(SIGNALS)
+    assert all(math.isfinite(one) for one in found)
+    assert len(follow(values).beginning) <= STAGES[-1]
+
+
+def test_less_likely_tokens_are_less_sure():
+    sure, unsure = follow([-0.1, -0.01, -0.01]).signals(), follow([-0.1, -0.01, -3.0]).signals()
+    at = {name: place for place, name in enumerate(SIGNALS)}
+    assert unsure[at["least"]] < sure[at["least"]]
+    assert unsure[at["whole"]] < sure[at["whole"]]
+    assert unsure[at["first"]] == sure[at["first"]]
+
+
+def test_each_length_has_its_stage_and_the_whole_its_own():
+    assert [stage_of(tokens) for tokens in (1, 2, 3, 4, 63, 64, 1000)] == [0, 1, 1, 2, 5, 6, 6]
+    assert stage_of(3, whole=True) == WHOLE
+
+
+def test_a_model_that_knows_when_it_is_wrong_gets_a_curve_that_says_so():
+    curve = fit(list(answers(150, 1))).of("small", "routine")
+    assert curve is not None
+    assert curve.speaks
+    assert curve.gain > 0.05
+    assert list(curve.information) == sorted(curve.information)
+    right, wrong = follow([-0.5, -0.01, -0.02, -0.05]), follow([-0.5, -0.01, -0.02, -4.0])
+    assert believe(curve, 0.5, wrong, NO_SIGNS) < 0.3 < 0.6 < believe(curve, 0.5, right, NO_SIGNS)
+
+
+def test_what_the_curve_says_is_calibrated_on_answers_that_it_never_saw():
+    curve = fit(list(answers(400, 2))).of("small", "routine")
+    said = sorted((believe(curve, 0.5, one.trail, NO_SIGNS), one.good) for one in answers(2000, 3))
+    tenths = [said[place:place + 200] for place in range(0, 2000, 200)]
+    off = [abs(sum(p for p, _ in some) - sum(good for _, good in some)) / 200 for some in tenths]
+    assert sum(off) / 10 < 0.07
+
+
+def test_a_model_whose_confidence_says_nothing_is_seldom_taken_for_one_that_speaks():
+    verdicts = [fit(list(answers(80, seed, speaks=False))).of("small", "routine") for seed in range(40)]
+    assert sum(curve.speaks for curve in verdicts) <= 4
+
+
+def test_a_handful_of_ratings_is_no_curve():
+    assert fit(list(answers(FEWEST - 1, 4))) == Curves()
+
+
+def test_a_new_model_starts_with_the_curve_of_all_and_leaves_it_as_it_is_rated():
+    known = list(answers(200, 5))
+    assert fit(known).of("new", "routine") == fit(known).pooled
+    few = fit([*known, *answers(FEWEST, 6, speaks=False, digest="new")])
+    many = fit([*known, *answers(300, 6, speaks=False, digest="new")])
+    wrong = follow([-0.5, -0.01, -4.0])
+
+    def told(curves):
+        return believe(curves.of("new", "routine"), 0.5, wrong, NO_SIGNS)
+
+    assert believe(fit(known).pooled, 0.5, wrong, NO_SIGNS) < told(few) < told(many)
+    assert not many.of("new", "routine").speaks
+    assert many.of("small", "routine").speaks
+
+
+def test_ratings_choose_between_probabilities_and_text():
+    rng = random.Random(7)
+    rows = []
+    for _ in range(200):
+        good = rng.random() < 0.5
+        slips = 0.0 if good or rng.random() < 0.2 else 1.0
+        trail = follow([-rng.expovariate(2.0) for _ in range(5)])
+        rows.append(Heard("small", "routine", 0.5, trail, (slips, *NO_SIGNS[1:]), float(good)))
+    curve = fit(rows).of("small", "routine")
+    assert curve.by == "text"
+    assert curve.weights[-1][1:len(SIGNALS)] == (0.0,) * (len(SIGNALS) - 1)
+    assert fit(list(answers(200, 8))).of("small", "routine").by != "text"
+
+
+@pytest.mark.parametrize(("answer", "sign", "value"), [
+    ("He has 3 + 4 = 7 apples and 7 * 2 = 14 pears.", "slips", 0.0),
+    ("He has 3 + 4 = 8 apples and $7 x 2 = $14.", "slips", 1.0),
+    ("That is <<60*0.7=42>>42 and 1,200 / 4 = 300.", "slips", 0.0),
+    ("2 + 3 * 4 = 14", "slips", 0.0),
+    ("1 / 3 = 0.33", "slips", 0.0),
+    ("20% * 50 = 10", "slips", 0.0),
+    ("5 / 0 = 7", "sums", 0.0),
+    ("3 + 4 = 7\n#### 7", "last sum", 1.0),
+    ("3 + 4 = 7\n#### 9", "last sum", 0.0),
+    ("3 + 4 = 7\n#### 9", "no end", 0.0),
+    ("It is 7.5", "whole number", 0.0),
+    ("I believe that it may be 7, perhaps.", "doubts", 1.0),
+])
+def test_the_text_shows(answer, sign, value):
+    assert signs("What are 3 apples and 4?", answer)[SIGNS.index(sign)] == pytest.approx(value)
+
+
+@given(st.text(max_size=300), st.text(alphabet="0123456789+-*/=.,$% x#", max_size=300))
+def test_no_text_is_too_odd_for_signs(question, answer):
+    assert all(math.isfinite(one) for one in signs(question, answer))
+
+
+@pytest.mark.parametrize("text", ["1" * 20_000, "1+" * 10_000, "9," * 10_000, "1.1" * 7_000, " " * 20_000])
+def test_signs_of_a_long_text_take_no_time(text):
+    began = time.process_time()
+    signs(text, text)
+    assert time.process_time() - began < 1.0
+
+
+def rated(paths, count, *, recorded=True):
+    for number, one in enumerate(answers(count, 9, digest="d" * 64)):
+        route = {"cascade": {"heard": heard_record(0.5, one.trail, one.signs)}} if recorded else {}
+        row = exchange(2 * number, route=route)
+        append(paths.journal, row.to_record())
+        append(paths.journal, rating(2 * number + 1, row, 2 * one.good - 1).to_record())
+
+
+def test_curves_are_fitted_on_the_journal_and_read_back(tmp_path):
+    paths = paths_under(tmp_path)
+    assert read_curves(paths) == Curves()
+    rated(paths, 60)
+    made = refit(paths)
+    assert made.of("d" * 64, "routine").ratings == 60
+    assert read_curves(paths) == made
+
+
+def test_the_latest_rating_that_was_not_taken_back_counts(tmp_path):
+    paths = paths_under(tmp_path)
+    row = exchange(0, route={"cascade": {"heard": heard_record(0.5, follow([-0.1, -0.2]), NO_SIGNS)}})
+    append(paths.journal, row.to_record())
+    first, second = rating(1, row, -1.0), rating(2, row, 1.0)
+    append(paths.journal, first.to_record())
+    append(paths.journal, second.to_record())
+    assert [one.good for one in heard(paths)] == [1.0]
+    append(paths.journal, rating(3, row, 1.0, undoes=second.id).to_record())
+    assert [one.good for one in heard(paths)] == [0.0]
+
+
+def test_answers_without_probabilities_teach_nothing(tmp_path):
+    paths = paths_under(tmp_path)
+    rated(paths, 30, recorded=False)
+    assert refit(paths) == Curves()
+
+
+@pytest.mark.parametrize("garbage", [
+    "", "{", "[]", '{"names": [], "stages": []}', "null",
+    json.dumps({"names": [*SIGNALS, *SIGNS], "stages": STAGES, "pooled": {"weights": [[1]]}, "models": {}}),
+])
+def test_a_file_of_garbage_is_no_curve(tmp_path, garbage):
+    paths = paths_under(tmp_path)
+    (paths.data / "routing").mkdir(parents=True)
+    (paths.data / "routing" / "confidence.json").write_text(garbage)
+    assert read_curves(paths) == Curves()
+
+
+def test_belief_is_never_certain():
+    curve = Curve(((99.0,) * len(SIGNALS),) * WHOLE, (0.0,) * (WHOLE + 1))
+    assert probability(-99) <= believe(curve, 1.0, Trail(1, -0.1, -0.1, 0.0, [-0.1])) <= probability(99) < 1
