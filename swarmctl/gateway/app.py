@@ -156,7 +156,8 @@ class App:
             now = gateway.clock()
             terminal = call.key or SERVED
             turn = replace(turn, asked=gateway.conversations.continued(turn.asked, terminal))
-            talking = Talking(call, talk, turn, identity=fresh_id(now), at=now, seconds=gateway.bounds.turn)
+            talking = Talking(call, talk, turn, identity=fresh_id(now), at=now, seconds=gateway.bounds.turn,
+                              recorded=partial(gateway.conversations.remember, terminal=terminal))
             call.noted |= {"exchange": talking.identity, "model": turn.model, "stream": turn.stream}
             if gateway.log_prompts:
                 call.noted["prompt"] = turn.asked.prompt[:PROMPT_LENGTH]
@@ -164,7 +165,6 @@ class App:
                 exchange = await talking.answer(gateway.engine, terminal)
                 self._spend(call, _tokens(exchange) if exchange else talking.pieces)
             if exchange is not None:
-                gateway.conversations.remember(exchange, terminal)
                 call.noted |= _told(exchange)
 
         return handle

@@ -12,7 +12,7 @@ from swarmctl.gateway.surface import Meta
 from swarmctl.gateway.turn import BadRequest, Finished, Piece, Restarted, Routed, Whole
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
 
     from swarmctl.exchange import Exchange
     from swarmctl.gateway.call import Call
@@ -23,16 +23,18 @@ if TYPE_CHECKING:
 
 
 class Talking:
-    """One turn of one call. `seconds` bound it from its first event to its last byte."""
+    """One turn of one call. `seconds` bound it from its first event to its last byte; `recorded` is told of
+    the exchange before that."""
 
-    def __init__(self, call: Call, talk: Talk, turn: Turn, *, identity: str, at: float,
-                 seconds: float) -> None:
+    def __init__(self, call: Call, talk: Talk, turn: Turn, *, identity: str, at: float, seconds: float,
+                 recorded: Callable[[Exchange], None]) -> None:
         self.call = call
         self.talk = talk
         self.turn = turn
         self.identity = identity
         self.at = at
         self.seconds = seconds
+        self._recorded = recorded
         #: pieces of the answer so far, for who pays for an answer that nobody waited for
         self.pieces = 0
         self._open: Stream | None = None
@@ -76,6 +78,7 @@ class Talking:
             if isinstance(event, Routed):
                 route = event.route
             elif isinstance(event, Finished):
+                self._recorded(event.answered.exchange)
                 route = route or event.answered.route
                 await self.call.reply(200, self.talk.whole(self._meta(route), event.answered, whole),
                                       self._headers(route))
@@ -95,6 +98,8 @@ class Talking:
                 assert route is not None  # Routed comes first
                 self._open = await self._begin(route)
             self.pieces += isinstance(event, Piece)
+            if isinstance(event, Finished):
+                self._recorded(event.answered.exchange)
             data = self._open.feed(event)
             if data or isinstance(event, Finished):
                 await self.call.write(data, more=not isinstance(event, Finished))
