@@ -11,7 +11,8 @@ from swarmctl.dispatch.reach import endpoint, open_way
 from swarmctl.errors import SwarmError
 from swarmctl.exchange import CATEGORIES
 from swarmctl.fleet.snapshot import Fleet, read_fleet
-from swarmctl.ledger.scores import scores
+from swarmctl.ledger.routers import read_weights, shared
+from swarmctl.ledger.scores import scores_by_digest
 from swarmctl.routing.cost import Candidate, Tariff
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from swarmctl.dispatch.habits import Learned
     from swarmctl.fleet.snapshot import HostEntry, Served
     from swarmctl.paths import Paths
+    from swarmctl.routing.beliefs import Weights
     from swarmctl.routing.cost import Standing
     from swarmctl.runtimes.base import Endpoint
 
@@ -29,13 +31,14 @@ if TYPE_CHECKING:
 class Swarm:
     """Everything a question may be sent to. `seen` is how servers were found and when (monotonic seconds), by
     (host, server), in a process that stays and need not look before every question; `learned` what it has
-    learned of them."""
+    learned of them. `weights` are what the router learned from ratings."""
 
     paths: Paths
     fleet: Fleet
     candidates: tuple[Candidate, ...]
     seen: dict[tuple[str, str], tuple[float, Standing]] | None = None
     learned: dict[tuple[str, str], Learned] | None = None
+    weights: Weights | None = None
 
     @property
     def tariff(self) -> Tariff:
@@ -78,11 +81,11 @@ def read_swarm(paths: Paths, inventory: Path, say: Callable[[str], None]) -> Swa
 
 def make_swarm(paths: Paths, fleet: Fleet) -> Swarm:
     """Join the snapshot with what ratings and exchanges taught since."""
-    return Swarm(paths, fleet, tuple(_candidates(paths, fleet)))
+    return Swarm(paths, fleet, tuple(_candidates(paths, fleet)), weights=read_weights(paths))
 
 
 def _candidates(paths: Paths, fleet: Fleet) -> Iterator[Candidate]:
-    known = scores(paths)
+    known = scores_by_digest(paths)
     for entry in fleet.hosts:
         for served in entry.served:
             if not served.embedding:
@@ -90,8 +93,8 @@ def _candidates(paths: Paths, fleet: Fleet) -> Iterator[Candidate]:
 
 
 def _candidate(paths: Paths, entry: HostEntry, served: Served,
-               known: Mapping[tuple[str, str], tuple[float, float]]) -> Candidate:
-    rated = {category: known.get((served.model, category), (0.0, 0.0)) for category in CATEGORIES}
+               known: Mapping[tuple[str, str, str], tuple[float, float]]) -> Candidate:
+    rated = {category: shared(known, served.model, category, served.digest) for category in CATEGORIES}
     return Candidate(
         host=entry.name, runtime=served.runtime, server=served.server, model=served.model,
         digest=served.digest,

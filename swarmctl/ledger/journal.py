@@ -38,7 +38,9 @@ WRITES = 3
 RELEASES = "releases"
 #: what `improve` did and a human signed: the same
 ROUNDS = "rounds"
-FILE_NAME = re.compile(rf"(?:\d{{4}}-\d{{2}}|{RELEASES}|{ROUNDS})\.jsonl")
+#: every fit of the router's quality model: the same
+ROUTERS = "routers"
+FILE_NAME = re.compile(rf"(?:\d{{4}}-\d{{2}}|{RELEASES}|{ROUNDS}|{ROUTERS})\.jsonl")
 MONTH = re.compile(r"\d{4}-\d{2}(?=-\d{2}T)")
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -9,10 +9,12 @@ import errno
 import json
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
 from swarmctl.errors import DiskFull, LedgerError
+from swarmctl.learning.labels import normal
 from swarmctl.learning.topics import Clustered, Topic
 from swarmctl.ledger.journal import make_private_folder
 from swarmctl.ledger.parquet import read_columns, write_parquet
@@ -25,6 +27,20 @@ if TYPE_CHECKING:
 
 VERSION = 1
 COLUMNS = {"key": "VARCHAR", "vector": "FLOAT[]", "topic": "INTEGER", "similarity": "FLOAT", "old": "BOOLEAN"}
+
+
+#: A prompt's first characters say what it is about, and no embedding model takes all of a long one.
+HEAD = 800
+
+
+def prompt_key(text: str) -> str:
+    """What a prompt's vector is kept under."""
+    return sha256(normal(text).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def to_embed(text: str, head: int = HEAD) -> str:
+    """As much of a prompt as is embedded."""
+    return " ".join(text[:head].split()) or "?"
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,9 +130,15 @@ def see(weights: Weights | None, features: Features | None) -> Seen | None:
     return Seen(head, likeness, length, max(likeness, default=0.0))
 
 
+def known_as(model: str, digest: str) -> str:
+    """Under which name a model's weights are learned: a release is judged by itself."""
+    return f"{model}@{digest[:16]}"
+
+
 def believe(model: str, parameters: int, prior: Mapping[str, float], good: float, bad: float,
             category: Category, seen: Seen | None = None) -> Belief:
-    """What to expect of a model. `good` and `bad` count its ratings in this category; see `Seen`."""
+    """What to expect of a model, by the name that it is `known_as`. `good` and `bad` count its ratings in
+    this category."""
     guess = first_guess(parameters, category, prior)
     learned = seen.head.models.get(model) if seen else None
     if seen is None or learned is None or category not in learned.level:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import NoCandidate, PromptTooLong
-from swarmctl.routing.beliefs import believe
+from swarmctl.routing.beliefs import believe, known_as
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -210,7 +210,7 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
     queue = expected_queue(standing.busy, slots, habits.service_seconds or prefill + decode)
     watt_hours = candidate.load_watts * (prefill + decode) / 3600
     money = watt_hours / 1000 * candidate.energy_price
-    known = believe(candidate.model, candidate.parameters, candidate.prior,
+    known = believe(known_as(candidate.model, candidate.digest), candidate.parameters, candidate.prior,
                     candidate.good.get(question.category, 0.0), candidate.bad.get(question.category, 0.0),
                     question.category, question.seen)
     return Price(

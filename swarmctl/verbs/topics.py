@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass, replace
-from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.embedding_model import find_model
@@ -17,10 +16,9 @@ from swarmctl.dispatch.vectors import embed_all
 from swarmctl.errors import SwarmError, UsageError
 from swarmctl.learning import clustering, topics
 from swarmctl.learning.approval import Approval, approvals
-from swarmctl.learning.labels import normal
 from swarmctl.learning.topics import Clustered, Prompt, Summary, Topic
 from swarmctl.ledger.labels import read_prompts
-from swarmctl.ledger.topic_store import Placed, State, read_state, write_state
+from swarmctl.ledger.topic_store import HEAD, Placed, State, prompt_key, read_state, to_embed, write_state
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,8 +27,7 @@ if TYPE_CHECKING:
     from swarmctl.dispatch.embedding_model import Model
     from swarmctl.paths import Paths
 
-#: A prompt's first characters say what it is about, and no embedding model takes all of a long one.
-HEAD, SHORTEST_HEAD = 800, 100
+SHORTEST_HEAD = 100
 BATCH = 32
 FEWEST = 10
 
@@ -80,7 +77,7 @@ def overview(paths: Paths, inventory: Path, how: How, now: float, say: Callable[
     if how.method not in clustering.METHODS:
         raise UsageError(f"--method {how.method}: no such method", hint=" | ".join(clustering.METHODS))
     prompts = read_prompts(paths)
-    texts = {_key(prompt.text): prompt.text for prompt in prompts}
+    texts = {prompt_key(prompt.text): prompt.text for prompt in prompts}
     state = read_state(paths)
     if state is None and len(texts) < FEWEST:
         raise SwarmError(f"{len(texts)} different prompts are too few for topics",
@@ -167,7 +164,7 @@ def _vectors(model: Model, texts: Sequence[str], say: Callable[[str], None]) -> 
     found: list[tuple[float, ...]] = [()] * len(texts)
     waiting, head = list(range(len(texts))), HEAD
     while waiting and head >= SHORTEST_HEAD:
-        cut = [" ".join(texts[place][:head].split()) or "?" for place in waiting]
+        cut = [to_embed(texts[place], head) for place in waiting]
         batches = [cut[start:start + BATCH] for start in range(0, len(cut), BATCH)]
         results = [result for done in embed_all(model.lanes, iter(batches), lambda where, exc: say(
             f"{where} failed ({exc.message}); the others go on")) for result in done.results]
@@ -237,7 +234,7 @@ def _sorted_in(state: State, prompts: Sequence[Prompt]) -> list[Prompt]:
     """Prompts with the topics that they were sorted into."""
     found = []
     for prompt in prompts:
-        place = state.placed.get(_key(prompt.text))
+        place = state.placed.get(prompt_key(prompt.text))
         found.append(replace(prompt, topic=place.topic, similarity=place.similarity) if place else prompt)
     return found
 
@@ -254,9 +251,5 @@ def _typical(own: Sequence[Prompt]) -> tuple[Prompt, ...]:
     """Nearest to the centre first, each text once."""
     found: dict[str, Prompt] = {}
     for prompt in sorted(own, key=lambda one: -one.similarity):
-        found.setdefault(_key(prompt.text), prompt)
+        found.setdefault(prompt_key(prompt.text), prompt)
     return tuple(found.values())
-
-
-def _key(text: str) -> str:
-    return sha256(normal(text).encode("utf-8", "surrogatepass")).hexdigest()[:32]
