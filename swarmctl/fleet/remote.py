@@ -194,7 +194,7 @@ class Session:
 def open_session(host: str, target: str, paths: Paths, ssh_config: str | None, timeout: float) -> Session:
     """Connect, check the host key strictly, authenticate. Raises RemoteErrors and foreign errors."""
     logging.getLogger("paramiko").addHandler(logging.NullHandler())  # else its threads write tracebacks
-    resolved = resolve(target, ssh_config)
+    resolved = resolve(target, ssh_config, paths.state / "ssh")
     proxy = open_proxy(resolved, paths.known_hosts, ssh_config, timeout)
     patience = timeout * (1 + len(resolved.jumps))
     gate = Gate(host, resolved.known_as, read_known_hosts((paths.known_hosts, *resolved.known_hosts)))

@@ -126,11 +126,21 @@ class Resolved:
         return str(Path(named).expanduser())
 
 
-def resolve(target: str | Destination, ssh_config: str | None) -> Resolved:
+def resolve(target: str | Destination, ssh_config: str | None, memory: Path | None = None) -> Resolved:
     """Ask OpenSSH what a destination means. `ssh_config` replaces the user's and the system's files, as
-    `ssh -F`."""
+    `ssh -F`. With a folder for `memory` OpenSSH is not asked again what it would answer the same."""
     destination = Destination.parse(target) if isinstance(target, str) else target
     argv = resolve_argv(destination, ssh_config)
+    if memory is None:
+        return parse_resolved(destination, _answer(argv, destination)[0])
+    from swarmctl.fleet.ssh_memory import remembered
+
+    said = remembered(memory, argv, lambda: _answer((argv[0], "-v", *argv[1:]), destination))
+    return parse_resolved(destination, said)
+
+
+def _answer(argv: Sequence[str], destination: Destination) -> tuple[str, str]:
+    """What `ssh -G` says, and its stderr."""
     try:
         done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=RESOLVE_TIMEOUT,
                               check=False)
@@ -140,10 +150,12 @@ def resolve(target: str | Destination, ssh_config: str | None) -> Resolved:
         raise HostUnreachable(f"`{shlex.join(argv)}` did not end within {RESOLVE_TIMEOUT:g} s",
                               host=destination.host,
                               hint="look for a `Match exec` in the SSH config") from exc
+    stderr = done.stderr.decode(errors="replace")
     if done.returncode != 0:
-        said = done.stderr.decode(errors="replace").strip()
-        raise SwarmError(f"OpenSSH cannot read its config for this host: {said}", host=destination.host)
-    return parse_resolved(destination, done.stdout.decode(errors="replace"))
+        said = [line for line in stderr.splitlines() if not line.startswith(("debug1: ", "OpenSSH_"))]
+        raise SwarmError(f"OpenSSH cannot read its config for this host: {' '.join(said).strip()}",
+                         host=destination.host)
+    return done.stdout.decode(errors="replace"), stderr
 
 
 def resolve_argv(destination: Destination, ssh_config: str | None) -> tuple[str, ...]:

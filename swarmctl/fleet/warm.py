@@ -62,7 +62,8 @@ class WarmRemote(ShellRemote):
         """How the command ended; None where no master took it to its end."""
         if not master_is_up(self._paths, self.host):
             return None
-        if not leads_to(self._paths, self.host, resolve(self._target, self._ssh_config)):
+        resolved = resolve(self._target, self._ssh_config, self._paths.state / "ssh")
+        if not leads_to(self._paths, self.host, resolved):
             return None
         line = command_argv(self._paths, self.host, shlex.join(announcing(argv)))
         done = LocalRemote(self.host).run(line, timeout=timeout, stdin=stdin, check=False)
