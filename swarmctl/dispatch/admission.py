@@ -31,7 +31,8 @@ if TYPE_CHECKING:
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Candidate, Price, Standing
 
-#: Seconds between two looks at the files' times; jittered, so that waiters do not march in step.
+#: Seconds between two looks at the files' times, for who is near the front: jittered, so that waiters do not
+#: march in step.
 POLL = (0.015, 0.035)
 #: So many of the first in line look closer at each change; the others only as time goes by.
 NEAR = 8
@@ -136,7 +137,7 @@ class _Wait:
                 raise self._busy(f"no slot became free within {policy.queue_seconds:.0f} s")
             self._tell(now)
             check_hangup()
-            time.sleep(random.uniform(*POLL))  # noqa: S311  jitter, no secret
+            time.sleep(random.uniform(*POLL) * (1 + self.rank / NEAR))  # noqa: S311  jitter, no secret
 
     def _try(self, now: float) -> Admitted | None:
         """Claim the slot of the cheapest candidate, if it is free and nobody ahead wants it."""
