@@ -22,6 +22,7 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -146,9 +147,10 @@ def measure(homes, tasks):
             said = row.route.get("cascade") or {}
             for out in row.route["excluded"]:
                 print(f"  {out['model']} on {out['host']} is out: {out['reason']}", file=sys.stderr)
+            why = said.get("why", "").partition(":")[0]
             found[name].append((is_right(task, row.answer), seconds, watt_hours,
                                 priced(home.swarm(), seconds, watt_hours), said.get("decision", "-"),
-                                row.model, task.kind))
+                                row.model, why))
     return found
 
 
@@ -169,9 +171,8 @@ def show(mix, found, rng):
               f"{rows[:, 3].sum() / large[:, 3].sum():.2f} [{a:.2f}, {b:.2f}] | "
               f"{mean[0] - large[:, 0].mean():+.1%} [{c:+.1%}, {d:+.1%}] |")
     for name in ("static", "cascade"):
-        ways = [(row[4], row[5]) for row in found[name]]
-        print(f"\n{name}: " + ", ".join(f"{ways.count(way)} {way[0]} → {way[1]}"
-                                        for way in sorted(set(ways))))
+        ways = Counter(f"{row[4]} → {row[5]}" + (f" ({row[6]})" if row[6] else "") for row in found[name])
+        print(f"\n{name}: " + "; ".join(f"{count} {way}" for way, count in ways.most_common()))
 
 
 def self_check(server, tasks):

@@ -308,12 +308,14 @@ def _why_not(swarm: Swarm, request: ChatRequest, named: bool) -> str:
 
 def _choose(swarm: Swarm, way: Route, category: Category, curves: Curves) -> tuple[_Choice | None, str]:
     """The small model that is worth asking first and the large one behind it; or None, and why not."""
-    why = "one model is all there is"
+    why = "no model is both better and dearer than another"
     best: _Choice | None = None
-    large = min(way.prices, key=lambda p: _linear(swarm, p))
     for small in _cheapest(way):
-        if small.candidate.model == large.candidate.model or _waits(small) >= _waits(large):
+        better = [p for p in way.prices if p.candidate.model != small.candidate.model
+                  and p.good > small.good and _waits(p) > _waits(small)]
+        if not better:
             continue
+        large = min(better, key=lambda p: _linear(swarm, p))
         curve = curves.of(small.candidate.digest, category)
         if curve is None:
             why = f"too few ratings say what {small.candidate.model}'s confidence means"
