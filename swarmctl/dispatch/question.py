@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.admission import Terms
 from swarmctl.dispatch.answer import Cancelled
 from swarmctl.dispatch.canary import divided, find_way, named
 from swarmctl.dispatch.cascade import Cascade
+from swarmctl.dispatch.embedded import seen
 from swarmctl.dispatch.on_demand import wake_for
 from swarmctl.dispatch.record import fresh_id, record
+from swarmctl.dispatch.shadow import SHADOW_VIA, ask_in_shadow
 from swarmctl.errors import NoCandidate, ServerUnavailable, Unsupported, UsageError
 from swarmctl.exchange import DEFAULT_SAMPLING, ChatRequest, Message
 from swarmctl.fleet.standing import read_aside
 from swarmctl.ledger.terminal import Last, remember
 from swarmctl.routing.category import Categorised, categorise
 from swarmctl.routing.cost import Question
+from swarmctl.routing.explore import decide
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,9 +30,11 @@ if TYPE_CHECKING:
     from swarmctl.errors import ServerError
     from swarmctl.exchange import Chunk, Exchange, Sampling
     from swarmctl.routing.cost import Candidate, Price, Route
+    from swarmctl.routing.explore import Trial
 
 #: `via` of what comes through the gateway, which is no terminal that would go on with its last answer
 SERVED = "serve"
+COMPARING = "compare"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,8 @@ class Asked:
     exchange, and `holder` the (host, model) that answered it and may still hold it in its cache. `results` of
     tool calls come before the question, which may be empty beside them. `images` belong to the question.
     `prefill` is the answer's beginning, where it is given. Where it has to wait for a slot, a higher
-    `priority` comes earlier. The rest is as in ChatRequest."""
+    `priority` comes earlier. An `important` question is never spent on learning. The rest is as in
+    ChatRequest."""
 
     prompt: str
     attachments: tuple[Attachment, ...] = ()
@@ -74,17 +80,20 @@ class Asked:
     think: bool | str | None = None
     raw: bool = False
     priority: int = 0
+    important: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Answered:
     """What came of it, as recorded, with the route and the category's reason for --explain. `woken` is a host
-    that slept and is being woken for questions like this one."""
+    that slept and is being woken for questions like this one; `shadow` a model that is being asked the same
+    beside, to learn about it."""
 
     exchange: Exchange
     route: Route
     categorised: Categorised
     woken: str | None = None
+    shadow: str | None = None
 
 
 def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callable[[], float],
@@ -104,10 +113,11 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     """
     started = clock()
     request = as_request(asked)
-    sort, question = as_question(asked, request)
+    sort, question = as_question(asked, request, swarm)
     identity = identity or fresh_id(started)
     way, woken = _route(swarm, asked, question, started, asked.conversation or identity)
-    cascade = Cascade(swarm, way, request, sort.category, named=bool(asked.model))
+    way, trial = _tried(swarm, asked, way, identity)
+    cascade = Cascade(swarm, way, request, sort.category, named=bool(asked.model or trial))
     if routed:
         routed(cascade.way, sort)
 
@@ -128,7 +138,24 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     row = keep(outcome)
     if outcome.finish == "error":
         raise _all_failed(outcome)
-    return Answered(row, cascade.way, sort, woken)
+    shadow = trial.price.candidate if trial and trial.shadow else None
+    if shadow:
+        ask_in_shadow(swarm, row.id, shadow)
+    return Answered(row, cascade.way, sort, woken, shadow.model if shadow else None)
+
+
+def _tried(swarm: Swarm, asked: Asked, way: Route, identity: str) -> tuple[Route, Trial | None]:
+    """The way with what is to be learned from in front, where this exchange is spent on learning. A
+    conversation is not, once it is under way: its host holds it in its cache."""
+    named = asked.model or asked.host or asked.important or asked.history
+    if named or asked.via in (COMPARING, SHADOW_VIA):
+        return way, None
+    prices = way.prices[:len(way.prices) - way.stand_ins]
+    trial = decide(prices, identity, swarm.fleet.routing.explore, swarm.tariff.bad_answer)
+    if trial is None or trial.shadow:
+        return way, trial
+    rest = tuple(price for price in way.prices if price is not trial.price)
+    return replace(way, prices=(trial.price, *rest), reason=trial.why), trial
 
 
 def _route(swarm: Swarm, asked: Asked, question: Question, now: float,
@@ -155,10 +182,11 @@ def as_request(asked: Asked) -> ChatRequest:
                        asked.sampling, asked.think, asked.raw)
 
 
-def as_question(asked: Asked, request: ChatRequest) -> tuple[Categorised, Question]:
+def as_question(asked: Asked, request: ChatRequest, swarm: Swarm) -> tuple[Categorised, Question]:
     """What the price depends on."""
     sort = categorise(_said(asked), [attachment.name for attachment in asked.attachments])
-    return sort, Question(sort.category, request.characters(), asked.max_tokens)
+    last = next((turn.content for turn in reversed(request.messages) if turn.role == "user"), "")
+    return sort, Question(sort.category, request.characters(), asked.max_tokens, seen(swarm, last))
 
 
 def _said(asked: Asked) -> str:

@@ -43,7 +43,7 @@ def pair_of_models(swarm: Swarm, asked: Asked, wanted: tuple[str, ...], now: flo
     if trials:
         return trials[0].model, f"{trials[0].model}:{trials[0].release}"
     request = as_request(asked)
-    _, question = as_question(asked, request)
+    _, question = as_question(asked, request, swarm)
     ranked = route(swarm, question, swarm.candidates, now).prices
     names = list(dict.fromkeys(price.candidate.model for price in ranked))
     if len(names) < 2:

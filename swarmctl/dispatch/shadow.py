@@ -1,0 +1,43 @@
+"""Work that a question starts and does not wait for: another model's answer beside the one that was given,
+and fitting the router anew. Each is a process that outlives this one; where it cannot be started, nothing is
+lost.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import threading
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.paths import Paths
+    from swarmctl.routing.cost import Candidate
+
+#: `via` of an answer that was given beside another one; its parent is that one
+SHADOW_VIA = "shadow"
+
+
+def ask_in_shadow(swarm: Swarm, exchange: str, candidate: Candidate) -> None:
+    """Have another model answer what an exchange asked. Nobody waits for it; it gives way to all others."""
+    _start(swarm.paths, "shadow", ("--inventory", swarm.fleet.inventory, "route", "shadow", exchange,
+                                   "--model", candidate.model, "--host", candidate.host))
+
+
+def fit_in_background(paths: Paths) -> None:
+    """Fit the router anew. Where another process is at it, nothing happens."""
+    _start(paths, "fit", ("route", "fit", "--background"))
+
+
+def _start(paths: Paths, name: str, argv: tuple[str, ...]) -> None:
+    log = paths.state / "routing" / f"{name}.log"
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        said = log.open("wb")
+    except OSError:
+        return
+    with said:
+        started = subprocess.Popen((sys.executable, "-m", "swarmctl", *argv), stdin=subprocess.DEVNULL,
+                                   stdout=said, stderr=said, start_new_session=True)
+    threading.Thread(target=started.wait, daemon=True).start()  # a gateway leaves no zombie
