@@ -108,13 +108,13 @@ def _row(record: Mapping[str, Any]) -> Recent | None:
         return None
     asked = [one.get("content") for one in messages if isinstance(one, dict) and one.get("role") == "user"]
     tokens, seconds = _number(timings, "completion_tokens") or 0, _number(timings, "decode_seconds")
-    route = record.get("route")
+    route, attempts = record.get("route"), record.get("attempts")
     cascade = route.get("cascade") if isinstance(route, dict) else None
     return Recent(
         record["id"], _seconds(record["at"]), str(asked[-1]) if asked else "", str(record.get("model")),
         str(record.get("host")), str(record.get("via")), str(record.get("finish")),
         _number(timings, "first_token_seconds"), _number(timings, "total_seconds"), int(tokens),
-        tokens / seconds if tokens and seconds else None, len(record.get("attempts") or ()),
+        tokens / seconds if tokens and seconds else None, len(attempts) if isinstance(attempts, list) else 0,
         isinstance(cascade, dict) and cascade.get("decision") == "escalate")
 
 
