@@ -1,6 +1,6 @@
 """What `swarmctl train` costs over the same TRL script run by hand: wall-clock and peak memory.
 
-    python bench/train.py [ROUNDS]
+    python bench/train.py [ROUNDS] [EPOCHS]
 
 Both train the shipped small model on the same rows with the recipe tiny-dpo, one thread, and merge. By
 hand: one Python process with TRL's own classes. By swarmctl: the command, over a real sshd of a loopback
@@ -63,7 +63,8 @@ print(json.dumps({"seconds": loop, "cpu": cpu, "memory": most}))
 def main() -> None:
     """Measure and print."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else 3
-    recipe = read_recipe("tiny-dpo")
+    given = [f"num_train_epochs={int(sys.argv[2])}"] if len(sys.argv) > 2 else []
+    recipe = read_recipe("tiny-dpo", given)
     with tempfile.TemporaryDirectory() as scratch:
         data = Path(scratch) / "data"
         write_rows(data)
@@ -71,8 +72,8 @@ def main() -> None:
         lab.start()
         try:
             inventory(lab)
-            found = [(by_hand(data, recipe.keys, Path(scratch) / f"hand{number}"), by_swarmctl(lab, data))
-                     for number in range(rounds)]
+            found = [(by_hand(data, recipe.keys, Path(scratch) / f"hand{number}"),
+                      by_swarmctl(lab, data, given)) for number in range(rounds)]
         finally:
             lab.wipe()
     show(found)
@@ -90,12 +91,13 @@ def by_hand(data: Path, keys, out: Path) -> dict:
     return {"wall": wall, "job": wall, "loop": told["seconds"], "cpu": told["cpu"], "memory": told["memory"]}
 
 
-def by_swarmctl(lab: Lab, data: Path) -> dict:
+def by_swarmctl(lab: Lab, data: Path, given: list[str]) -> dict:
     """One run of the command. The job runs under sshd, so only its own result tells its memory."""
     environ = {**os.environ, **lab.environ, "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
-    done = subprocess.run([sys.executable, "-m", "swarmctl", "train", "tiny-dpo", "-d", str(data), "--json"],
-                          capture_output=True, text=True, env=environ, check=False)
+    argv = [sys.executable, "-m", "swarmctl", "train", "tiny-dpo", "-d", str(data), "--json",
+            *(word for one in given for word in ("--set", one))]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environ, check=False)
     if done.returncode:
         sys.exit(done.stderr)
     run = json.loads(done.stdout)
@@ -120,7 +122,7 @@ def show(found) -> None:
         hand, ours = (statistics.median(pair[side][key] for pair in found) / scale for side in (0, 1))
         rows.append((name, f"{hand:,.1f} {unit}", f"{ours:,.1f} {unit}", f"{ours / hand - 1:+.1%}"))
     header = ("", "TRL by hand", "swarmctl train", "more")
-    table.show("Training", f"python bench/train.py {len(found)}", header, rows,
+    table.show("Training", f"python {' '.join(('bench/train.py', *sys.argv[1:]))}", header, rows,
                f"Medians of {len(found)} rounds in turn; {ROWS} rows, recipe tiny-dpo, one thread.")
 
 
