@@ -31,7 +31,7 @@ from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.remote import LocalRemote, connect
 from swarmctl.fleet.yard import Yard
 from swarmctl.inventory import Host
-from swarmctl.runtimes import ollama_models
+from swarmctl.runtimes import ollama_models, ollama_names
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.shipped import shipped_model
 from swarmctl.verbs.models import fits, listing, waste
@@ -393,11 +393,11 @@ def test_refusals_of_the_server_are_told_as_what_they_are(ollamas):
 
 
 def test_names_are_the_servers():
-    assert ollama_models.full_name("qwen3") == "qwen3:latest"
-    assert ollama_models.full_name("hub/x/qwen3:8b") == "hub/x/qwen3:8b"
-    assert ollama_models.ours("tiny:0123456789ab") == ("tiny", "0123456789ab")
-    assert ollama_models.ours("qwen3:8b") is None
-    assert ollama_models.tag_name("a:b", "F" * 64) == "a-b:ffffffffffff"
+    assert ollama_names.full_name("qwen3") == "qwen3:latest"
+    assert ollama_names.full_name("hub/x/qwen3:8b") == "hub/x/qwen3:8b"
+    assert ollama_names.ours("tiny:0123456789ab") == ("tiny", "0123456789ab")
+    assert ollama_names.ours("qwen3:8b") is None
+    assert ollama_names.tag_name("a:b", "F" * 64) == "a-b:ffffffffffff"
 
 
 def test_a_host_here_is_never_reached_by_another(swarm):

@@ -14,10 +14,12 @@ from hypothesis import strategies as st
 from swarmctl.cli.history import history_text
 from swarmctl.dispatch.canary import chosen_by, divided
 from swarmctl.errors import SwarmError
+from swarmctl.fleet.holdings import Known, wanted_digests
 from swarmctl.fleet.releases import Release, append, next_name, read, standing, wanted, wish_name
 from swarmctl.fleet.roles import as_it_stands
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served
 from swarmctl.inventory import (
+    AdapterWish,
     Host,
     Inventory,
     LlamaCppWish,
@@ -31,7 +33,7 @@ from swarmctl.ledger import journal
 from swarmctl.paths import Paths
 from swarmctl.routing.cost import Candidate, Habits
 from swarmctl.runtimes.gguf_header import check_whole
-from swarmctl.runtimes.ollama_models import ours, release_tag
+from swarmctl.runtimes.ollama_names import ours, release_tag
 from swarmctl.shipped import shipped_model
 
 PATHS = Paths.from_environ({"SWARMCTL_HOME": "/nowhere", "HOME": "/"})
@@ -133,6 +135,19 @@ def test_a_release_takes_its_models_wishes_and_its_own_file():
     assert wish.quality["routine"] > 0.9  # what was measured of the shipped one it came from
     assert found.host("gpu").models[1] == Placement(name, context=64)
     assert [placement.model for placement in found.host("cpu").models] == ["small", "large", name]
+
+
+def test_an_adapter_goes_over_the_weights_that_hosts_hold_and_both_files_are_kept():
+    told = list(records("deploy a", "promote a", "deploy b", "promote b"))
+    over = {"adapter": SHA["c"], "base": SHA["d"], "over": "v9-00000009"}
+    told = [replace(one, **over) if one.release == told[0].release else one for one in told]
+    kept = wanted(INVENTORY, told, PATHS, previous=True)
+    name = wish_name("small", told[0].release)
+    wish = kept.models[name]
+    folder = f"/nowhere/data/releases/small/{told[0].release}"
+    assert (wish.source, wish.sha256) == (f"{folder}/model.gguf", SHA["d"])
+    assert wish.adapter == AdapterWish(f"{folder}/adapter.gguf", SHA["c"], "v9-00000009")
+    assert {SHA["c"], SHA["d"]} <= wanted_digests(kept.host("cpu"), kept, Known({}, {}, ()))
 
 
 def test_a_canary_may_be_wanted_on_some_hosts_and_a_champion_is_wanted_on_all():

@@ -1,4 +1,4 @@
-"""`ssh -G` is not asked again what it would answer the same, and always what it might not. The ssh is real."""
+"""`ssh -G` is not asked twice what it would answer the same, and always what it might not; ssh is real."""
 
 from __future__ import annotations
 
@@ -91,7 +91,8 @@ def test_a_file_that_an_include_finds_later_counts(asked, config, tmp_path):
 
 @pytest.mark.parametrize("line", [
     "Match host box exec true\n  HostName one.example", "Match originalhost box exec \"true\"",
-    "IdentityFile ${HOME}/key", "Include ${HOME}/nothing", "CanonicalizeHostname yes\nCanonicalDomains invalid"])
+    "IdentityFile ${HOME}/key", "Include ${HOME}/nothing",
+    "CanonicalizeHostname yes\nCanonicalDomains invalid"])
 def test_what_no_file_decides_is_always_asked(asked, config, line):
     config.write_text(f"{line}\nHost box\n  HostName one.example\n")
     time.sleep(0.02)

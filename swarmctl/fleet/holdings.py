@@ -14,7 +14,7 @@ from swarmctl.errors import ServerError, SwarmError
 from swarmctl.fleet.store import resolve_model
 from swarmctl.fleet.survey import survey
 from swarmctl.inventory import placed_on
-from swarmctl.runtimes import ollama_models
+from swarmctl.runtimes import ollama_models, ollama_names
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -135,7 +135,7 @@ def _ollamas(host: Host, seen: Facts, endpoint: Callable[[Host, int], Endpoint])
 
 
 def _blobs(stock: Stock, inventory: Inventory, known: Known) -> Iterator[Holding]:
-    wanted = _wanted_digests(stock.host, inventory, known)
+    wanted = wanted_digests(stock.host, inventory, known)
     live = {server.name for server in stock.seen.servers if server.pid is not None}
     for blob in stock.seen.blobs:
         name, quantisation = known.by_digest.get(blob.sha256, ("", ""))
@@ -144,7 +144,8 @@ def _blobs(stock: Stock, inventory: Inventory, known: Known) -> Iterator[Holding
                       wanted=blob.sha256 in wanted, ours=True, used_by=stock.in_use.get(blob.sha256, ()))
 
 
-def _wanted_digests(host: Host, inventory: Inventory, known: Known) -> set[str]:
+def wanted_digests(host: Host, inventory: Inventory, known: Known) -> set[str]:
+    """The blobs that llama.cpp is to have on a host, by their hashes."""
     names = {placement.model for placement, _ in placed_on(host, "llamacpp")}
     files = [known.files[name] for name in names if name in known.files]
     wishes = [inventory.models[name] for name in names]
@@ -157,7 +158,7 @@ def _tags(stock: Stock, inventory: Inventory, known: Known) -> Iterator[Holding]
     for ollama in stock.ollamas:
         loaded = {running.name for running in ollama.running}
         for tag in ollama.tags:
-            mine = ollama_models.ours(tag.name)
+            mine = ollama_names.ours(tag.name)
             yield Holding(stock.host.name, "ollama", mine[0] if mine else tag.name, tag.digest, tag.size,
                           tag.quantisation, loaded=tag.name in loaded, wanted=tag.name in wanted,
                           ours=mine is not None, tag=tag.name, port=ollama.port)
@@ -167,10 +168,10 @@ def _wanted_tags(host: Host, inventory: Inventory, known: Known) -> Iterator[str
     for placement, _ in placed_on(host, "ollama"):
         wish = inventory.models[placement.model]
         if wish.pulled:
-            yield ollama_models.full_name(wish.pulled)
+            yield ollama_names.full_name(wish.pulled)
         elif wish.release:
-            yield ollama_models.release_tag(wish.served_as, wish.release)
+            yield ollama_names.release_tag(wish.served_as, wish.release)
         elif placement.model in known.files:
-            yield ollama_models.tag_name(placement.model, known.files[placement.model].sha256)
+            yield ollama_names.tag_name(placement.model, known.files[placement.model].sha256)
         elif wish.sha256:
-            yield ollama_models.tag_name(placement.model, wish.sha256)
+            yield ollama_names.tag_name(placement.model, wish.sha256)

@@ -17,7 +17,6 @@ from datetime import UTC, datetime
 from itertools import count
 from typing import TYPE_CHECKING, Any, Literal
 
-from swarmctl.exchange import RECORD_VERSION, new_id
 from swarmctl.fleet.served import expected_quality
 from swarmctl.inventory import AdapterWish, LlamaCppWish, placement_ports, runtime_of
 from swarmctl.ledger import journal
@@ -63,6 +62,8 @@ class Release:
 
     def to_record(self) -> dict[str, Any]:
         """The line of releases.jsonl."""
+        from swarmctl.exchange import RECORD_VERSION
+
         return {"v": RECORD_VERSION, "kind": "release", **asdict(self)}
 
 
@@ -104,6 +105,8 @@ def read(paths: Paths) -> tuple[Release, ...]:
 
 def append(paths: Paths, now: float, **fields: Any) -> Release:  # noqa: ANN401  the fields of a Release
     """Record what is done now (seconds since 1970), before it is done. Raises LedgerError."""
+    from swarmctl.exchange import new_id
+
     at = datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     made = Release(id=new_id(int(now * 1000), secrets.randbits(30)), at=at, **fields)
     journal.append(paths.journal, made.to_record(), journal.RELEASES)

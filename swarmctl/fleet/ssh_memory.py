@@ -33,8 +33,8 @@ SYSTEM = ("/etc/ssh", "/usr/local/etc/ssh", "/opt/homebrew/etc/ssh")
 _READ = re.compile(r"^debug1: Reading configuration data (.+?)\r?$", re.MULTILINE)
 _INCLUDE = re.compile(r"^[ \t]*include\b[ \t]*=?[ \t]*(.*)$", re.MULTILINE | re.IGNORECASE)
 _MATCH = re.compile(r"^[ \t]*match\b(.*)$", re.MULTILINE | re.IGNORECASE)
-_PLAIN_MATCH = re.compile(
-    r"(?:!?(?:all|canonical|final|(?:host|originalhost|user|localuser)[ \t=]+[^\s\"]+)[ \t]*)+", re.IGNORECASE)
+_NAMES = r"(?:host|originalhost|user|localuser)[ \t=]+[^\s\"]+"
+_PLAIN_MATCH = re.compile(rf"(?:!?(?:all|canonical|final|{_NAMES})[ \t]*)+", re.IGNORECASE)
 _NAMES_LOOKED_UP = re.compile(r"^canonicalizehostname (?!no$|false$)", re.MULTILINE)
 
 

@@ -14,7 +14,7 @@ from swarmctl.fleet.remote import connect
 from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.fleet.tunnels import open_tunnel
 from swarmctl.runtimes.base import Endpoint, Want
-from swarmctl.runtimes.ollama_models import full_name
+from swarmctl.runtimes.ollama_names import full_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

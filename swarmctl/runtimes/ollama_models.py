@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 TIMEOUT = 10.0
 #: between two lines of a create or pull: a server that rewrites a large model is silent for long
 SILENCE = 900.0
-OURS = re.compile(r"(?P<model>.+):(?P<digest>[0-9a-f]{12}|v[0-9]+-[0-9a-f]{8})")
 WEIGHTS = re.compile(r"^FROM\s+(?P<path>/.*sha256[-:](?P<digest>[0-9a-f]{64}))\s*$", re.MULTILINE)
 NO_ROAD = re.compile(r"lookup|dial tcp|no such host|connection refused|timeout|unreachable", re.IGNORECASE)
 
@@ -70,28 +69,6 @@ class Stage:
     status: str
     done: int | None = None
     total: int | None = None
-
-
-def tag_name(model: str, sha256: str) -> str:
-    """The name in Ollama of a model made from the GGUF of that sha256. Ollama allows one colon, and so may
-    the inventory's name."""
-    return f"{model.replace(':', '-')}:{sha256[:12].lower()}"
-
-
-def release_tag(model: str, release: str) -> str:
-    """The name in Ollama of a release of a model. It is never given to other weights."""
-    return f"{model.replace(':', '-')}:{release}"
-
-
-def ours(name: str) -> tuple[str, str] | None:
-    """Model and digest prefix, or release, of a name of swarmctl's making; None for any other."""
-    found = OURS.fullmatch(name)
-    return (found["model"], found["digest"]) if found else None
-
-
-def full_name(name: str) -> str:
-    """A name as the server lists it: without a tag it means `latest`."""
-    return name if ":" in name.rpartition("/")[2] else f"{name}:latest"
 
 
 def tags(endpoint: Endpoint, *, timeout: float = TIMEOUT) -> tuple[OllamaTag, ...]:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from swarmctl.errors import DiskFull, SwarmError
 from swarmctl.facts.ollama import OWN
 from swarmctl.inventory import OllamaWish, placed_on
-from swarmctl.runtimes.ollama_models import full_name, release_tag, tag_name
+from swarmctl.runtimes.ollama_names import full_name, release_tag, tag_name
 from swarmctl.runtimes.ollama_serve import (
     RUNTIME_FOLDER,
     parameters,

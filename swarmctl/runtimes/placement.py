@@ -23,7 +23,7 @@ from swarmctl.runtimes.llamacpp_fit import (
     room,
 )
 from swarmctl.runtimes.llamacpp_serve import context_of, parallel_of
-from swarmctl.runtimes.ollama_models import full_name, tag_name
+from swarmctl.runtimes.ollama_names import full_name, tag_name
 from swarmctl.runtimes.ollama_serve import shape_of, usable_gpus
 
 if TYPE_CHECKING:

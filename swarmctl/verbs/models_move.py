@@ -28,7 +28,7 @@ from swarmctl.fleet.spread import (
 )
 from swarmctl.fleet.store import Store, describe_file
 from swarmctl.inventory import placed_on
-from swarmctl.runtimes import ollama_models
+from swarmctl.runtimes import ollama_models, ollama_names
 from swarmctl.runtimes.hf_folder import as_sent, read_folder, same_model
 from swarmctl.runtimes.ollama_plan import plan_ollama
 from swarmctl.steps import CreateModel
@@ -62,7 +62,7 @@ def push(yard: Yard, file: Path, hosts: Sequence[Host], event: Callable[[Event],
 def _push_gguf(yard: Yard, file: Path, hosts: Sequence[Host], event: Callable[[Event], None], name: str,
                runtime: str | None) -> tuple[Moved, ...]:
     model = describe_file(name, file, yard.paths.store / "described")
-    cargo = Cargo(Blob(name, model.sha256, model.size), ollama_models.tag_name(name, model.sha256),
+    cargo = Cargo(Blob(name, model.sha256, model.size), ollama_names.tag_name(name, model.sha256),
                   here=Path(model.path))
     return _move(yard, cargo, hosts, runtime, event)
 
@@ -101,7 +101,7 @@ def _folder_cargo(folder: HfFolder, name: str, store: Store) -> Cargo:
     whole = same_model({**hashes, **{file: sha256(content).hexdigest() for file, content in small.items()}})
     parts = tuple(Part(Blob(file.name, hashes[file.name], file.stat().st_size), file)
                   for file in folder.weights)
-    return Cargo(Blob(name, whole, folder.size), ollama_models.tag_name(name, whole),
+    return Cargo(Blob(name, whole, folder.size), ollama_names.tag_name(name, whole),
                  folder=FolderCargo(folder, parts, small))
 
 
@@ -130,7 +130,7 @@ def copy(yard: Yard, name: str, source: Host, hosts: Sequence[Host], event: Call
 
 def pull(yard: Yard, name: str, hosts: Sequence[Host], event: Callable[[Event], None]) -> tuple[Moved, ...]:
     """Have the Ollama of hosts fetch a model from its registry."""
-    tag = ollama_models.full_name(name)
+    tag = ollama_names.full_name(name)
     done = {host.name: found for host, found in over_hosts(
         hosts, lambda host: _pull(yard, host, tag, event), timeout=HOST_LIMIT)}
     return reports(hosts, done)
@@ -188,7 +188,7 @@ def _wished(yard: Yard, stock: Stock, tag: str) -> dict[str, Any] | None:
 def _from_blob(yard: Yard, stock: Stock, one: Holding, name: str) -> Cargo:
     """A blob under data_dir."""
     path, called = blob_path(stock.seen.data_dir, one.digest), one.model or name
-    return Cargo(Blob(called, one.digest, one.size), ollama_models.tag_name(called, one.digest),
+    return Cargo(Blob(called, one.digest, one.size), ollama_names.tag_name(called, one.digest),
                  there=_place(yard, stock, path))
 
 
