@@ -207,7 +207,8 @@ def signals_table(samples, check):
         said = np.zeros(len(good))
         for fold in range(5):
             out = np.arange(len(good)) % 5 == fold
-            said[out] = x[out] @ weights_of(x[~out], odds[~out], good[~out], np.zeros(x.shape[1]))
+            said[out] = x[out] @ weights_of(x[~out], odds[~out], good[~out], np.zeros(x.shape[1]),
+                                            np.ones(sum(~out)))
         p = 1 / (1 + np.exp(-(odds + said)))
         gain = _likelihood(p, good) - _likelihood(before, good)
         error = 1.645 * gain.std(ddof=1) / len(gain) ** 0.5

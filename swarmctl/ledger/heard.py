@@ -11,8 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
-from swarmctl.ledger import follow
-from swarmctl.ledger.scores import GARBAGE, is_rating
+from swarmctl.ledger.scores import GARBAGE
 from swarmctl.routing.calibration import Heard, fit
 from swarmctl.routing.confidence import SIGNALS, STAGES, WHOLE, Curve, Curves, Trail
 from swarmctl.routing.signs import SIGNS
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
-    from swarmctl.ledger.journal import Record
+    from swarmctl.ledger.routers import Opinion
     from swarmctl.paths import Paths
 
 NAMES = (*SIGNALS, *SIGNS)
@@ -49,20 +48,11 @@ def read_curves(paths: Paths) -> Curves:
 
 
 def heard(paths: Paths) -> Iterator[Heard]:
-    """The rated answers whose tokens' probabilities were recorded. The latest rating that stands counts."""
-    rows: dict[str, Record] = {}
-    ratings: dict[str, dict[str, float]] = {}
-    undone = set()
-    for row in follow.fresh(follow.sizes(paths.journal), {}, _wanted):
-        if row["kind"] == "exchange":
-            rows[row["id"]] = row
-        elif row["kind"] == "rating" and is_rating(row):
-            undone.add(row.get("undoes"))
-            if row.get("score") is not None and not row.get("undoes"):
-                ratings.setdefault(row["exchange"], {})[row["id"]] = (1 + row["score"]) / 2
-    for identity, given in ratings.items():
-        standing = [one for one in given if one not in undone]
-        if standing and (found := _heard(rows.get(identity), given[max(standing)])):
+    """The rated answers whose tokens' probabilities were recorded. Raises LedgerError."""
+    from swarmctl.ledger.routers import read_opinions
+
+    for opinion in read_opinions(paths):
+        if found := _heard(opinion):
             yield found
 
 
@@ -78,22 +68,17 @@ def trail_record(trail: Trail) -> dict[str, Any]:
             "least": round(trail.least, 4), "beginning": [round(one, 4) for one in trail.beginning]}
 
 
-def _wanted(raw: bytes) -> bool:
-    return b'"rating"' in raw or (b'"exchange"' in raw and b'"heard"' in raw)
-
-
-def _heard(row: Record | None, good: float) -> Heard | None:
+def _heard(opinion: Opinion) -> Heard | None:
     try:
-        said = row["route"]["cascade"]["heard"] if row else None
-        if not row or not said:
-            return None
+        said = opinion.route["cascade"]["heard"]
         numbers = {key: float(said["trail"][key]) for key in ("total", "first", "least")}
-        trail = Trail(int(said["trail"]["tokens"]), **numbers,
-                      beginning=[float(one) for one in said["trail"]["beginning"]])
+        beginning = [float(one) for one in said["trail"]["beginning"]]
+        trail = Trail(int(said["trail"]["tokens"]), **numbers, beginning=beginning)
         signs = tuple(float(one) for one in said["signs"])
         if len(signs) != len(SIGNS):
             return None
-        return Heard(str(row["digest"]), str(row["category"]), float(said["before"]), trail, signs, good)
+        return Heard(opinion.digest, opinion.category, float(said["before"]), trail, signs, opinion.good,
+                     opinion.weight)
     except GARBAGE:
         return None
 

@@ -51,7 +51,7 @@ BY: Mapping[str, tuple[int, ...]] = {
 @dataclass(frozen=True, slots=True)
 class Heard:
     """An answer that was rated: the model's digest, the category, what the router believed before it, how
-    likely its tokens were, the signs of its text, and how good it was found (0 to 1)."""
+    likely its tokens were, the signs of its text, how good it was found (0 to 1), how much that counts."""
 
     digest: str
     category: str
@@ -59,6 +59,7 @@ class Heard:
     trail: Trail
     signs: tuple[float, ...]
     good: float
+    weight: float = 1.0
 
 
 def fit(heard: Sequence[Heard]) -> Curves:
@@ -78,18 +79,18 @@ def fit(heard: Sequence[Heard]) -> Curves:
     return Curves(pooled, models)
 
 
-def weights_of(x: Any, before: Any, good: Any, centre: Any) -> Any:  # noqa: ANN401  arrays
-    """The most likely weights of a logistic curve for outcomes `good` (n) given signals `x` (n, d) and the
-    log-odds `before` (n), pulled towards `centre` (d) as strongly as PRIOR answers would be of signals of
-    unit size."""
+def weights_of(x: Any, before: Any, good: Any, centre: Any, counts: Any) -> Any:  # noqa: ANN401  arrays
+    """The most likely weights of a logistic curve for outcomes `good` (n), which count `counts` (n), given
+    signals `x` (n, d) and the log-odds `before` (n), pulled towards `centre` (d) as strongly as PRIOR answers
+    would be of signals of unit size."""
     import numpy as np
 
     pull = PRIOR / 4
     weights = centre.copy()
     for _ in range(ROUNDS):
         p = 1 / (1 + np.exp(-np.clip(before + x @ weights, -30, 30)))
-        slope = x.T @ (good - p) - pull * (weights - centre)
-        bend = (x * (p * (1 - p))[:, None]).T @ x + pull * np.eye(len(weights))
+        slope = x.T @ (counts * (good - p)) - pull * (weights - centre)
+        bend = (x * (counts * p * (1 - p))[:, None]).T @ x + pull * np.eye(len(weights))
         step = np.linalg.solve(bend, slope)
         weights = weights + step
         if np.abs(step).max() < 1e-6:
@@ -109,6 +110,7 @@ class _Rows:
         self.x.append(np.array([(*one.trail.signals(), *one.signs) for one in heard]))
         self.before = np.array([log_odds(one.before) for one in heard])
         self.good = np.array([one.good for one in heard])
+        self.counts = np.array([one.weight for one in heard])
 
 
 def _curve(rows: _Rows, levels: tuple[list[int], ...], judged: list[int]) -> Curve:
@@ -133,7 +135,8 @@ def _levels(rows: _Rows, stage: int, levels: tuple[list[int], ...], columns: tup
     some = list(columns)
     weights = np.zeros(len(some))
     for own in levels:
-        weights = weights_of(rows.x[stage][own][:, some], rows.before[own], rows.good[own], weights)
+        weights = weights_of(rows.x[stage][own][:, some], rows.before[own], rows.good[own], weights,
+                             rows.counts[own])
     whole = np.zeros(rows.x[stage].shape[1])
     whole[some] = weights
     return whole
