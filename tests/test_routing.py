@@ -21,6 +21,7 @@ from swarmctl.routing.cost import (
     price,
 )
 from swarmctl.routing.quality import PRIOR_WEIGHT, first_guess, quality
+from swarmctl.routing.waiting import best_place
 
 TARIFF = Tariff(value_of_time=30.0, bad_answer=60.0)
 SMALL = Candidate(
@@ -106,6 +107,19 @@ def test_with_nobody_left_the_reasons_are_listed():
     with pytest.raises(NoCandidate) as caught:
         choose(Question("routine", 10), [(SMALL, Standing(out="it is off"))], TARIFF)
     assert caught.value.hint == "small on spinoza: it is off"
+
+
+def test_who_waits_takes_the_slow_host_only_where_waiting_for_the_quick_one_is_dearer():
+    quick = price(Question("code", 60, max_tokens=60), LARGE, FREE, TARIFF)
+    slow = price(Question("code", 60, max_tokens=60),
+                 replace(LARGE, host="calisota", habits=Habits(2000.0, 12.0)), FREE, TARIFF)
+    one_ahead = best_place([quick, slow], [(1, 0), (0, 0)])
+    assert one_ahead.best.candidate.host == "worlock"
+    assert one_ahead.best.queue > 0
+    assert [price.candidate.host for price in one_ahead.wanted] == ["worlock"]
+    many_ahead = best_place([quick, slow], [(1, 6), (0, 0)])
+    assert (many_ahead.best.candidate.host, many_ahead.best.queue) == ("calisota", 0)
+    assert {price.candidate.host for price in many_ahead.wanted} == {"worlock", "calisota"}
 
 
 speeds = st.floats(0, 1e5, allow_nan=False)

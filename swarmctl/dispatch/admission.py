@@ -21,7 +21,7 @@ from swarmctl.dispatch.probe import look
 from swarmctl.dispatch.slots import Slot, claim, claimed, freed_at
 from swarmctl.errors import Busy
 from swarmctl.fleet.standing import read_aside
-from swarmctl.routing.cost import expected_queue, in_order
+from swarmctl.routing.waiting import best_place
 from swarmctl.runtimes.http import check_hangup
 
 if TYPE_CHECKING:
@@ -120,6 +120,7 @@ class _Wait:
         self.ticket = ticket
         self.prices = sorted(prices, key=_free_price)[:CONSIDERED]
         self.rank = 0
+        self.expected = 0.0
         self.began = self.looked = time.monotonic()
         self.told = False
 
@@ -145,12 +146,13 @@ class _Wait:
         self.rank = len(ahead)
         if now - self.looked >= LOOK_AGAIN * (1 + self.rank):
             self._look_again()
-        self.prices = [self._priced(price, ahead) for price in self.prices]
-        open_to_us = [price for price in self.prices if self._allowed(price)]
-        best = in_order(open_to_us or self.prices)[0][0]
-        if not best.queue and (admitted := take(self.swarm.paths, best, anyway=not open_to_us)):
+        allowed = [price for price in self.prices if self._allowed(price)]
+        asked = allowed or self.prices
+        place = best_place(asked, [self._line(price, ahead) for price in asked])
+        self.expected = min(price.queue for price in place.prices)
+        if not place.best.queue and (admitted := take(self.swarm.paths, place.best, anyway=not allowed)):
             return replace(admitted, waited=time.monotonic() - self.began)
-        self.ticket.wants(p.candidate for p in open_to_us if _free_price(p) <= best.total)
+        self.ticket.wants(price.candidate for price in place.wanted)
         return None
 
     def _allowed(self, price: Price) -> bool:
@@ -160,11 +162,10 @@ class _Wait:
             allowed.close()
         return allowed is not None
 
-    def _priced(self, price: Price, ahead: Sequence[frozenset[str]]) -> Price:
+    def _line(self, price: Price, ahead: Sequence[frozenset[str]]) -> tuple[int, int]:
+        """What its server is doing, and how many before us want it."""
         busy = claimed(self.swarm.paths, price.candidate, price.slots) + price.others
-        line = busy + queue.before(price.candidate, ahead)
-        return replace(price, busy=busy,
-                       queue=expected_queue(line, price.slots, price.prefill + price.decode))
+        return busy, queue.before(price.candidate, ahead)
 
     def _look_again(self) -> None:
         """What others do at the servers, which of them still answer, and which hosts a person set aside."""
@@ -172,7 +173,7 @@ class _Wait:
         hosts = {price.candidate.host for price in self.prices}
         aside = {host for host in hosts if read_aside(self.swarm.paths, host)}
         left = [price for price in self.prices if price.candidate.host not in aside] or self.prices
-        front = sorted(left, key=lambda p: p.total)[:ASKED_AGAIN]
+        front = sorted(left, key=_free_price)[:ASKED_AGAIN]
         seen = look(self.swarm, [price.candidate for price in front], time.time())
         up = {key: standing for key, standing in seen.items() if not standing.out}
         self.prices = [_standing(price, up.get(_key(price.candidate))) for price in left
@@ -183,17 +184,14 @@ class _Wait:
             raise self._busy(f"every slot is taken, and {bound} questions wait already")
 
     def _busy(self, message: str) -> Busy:
-        after = min(max(self._expected(), SHORTEST_RETRY), LONGEST_RETRY)
+        after = min(max(self.expected, SHORTEST_RETRY), LONGEST_RETRY)
         return Busy(message, retry_after=after, hint=f"ask again in about {after:.0f} s; --priority comes "
                                                      "earlier, and more slots or hosts help all")
-
-    def _expected(self) -> float:
-        return min(price.queue for price in self.prices)
 
     def _tell(self, now: float) -> None:
         if not self.told and self.terms.waiting and now - self.began >= NOTICEABLE:
             self.told = True
-            self.terms.waiting(self.rank, self._expected())
+            self.terms.waiting(self.rank, self.expected)
 
     def _signs(self) -> tuple[int, int]:
         try:
