@@ -11,6 +11,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
+from swarmctl.errors import LedgerError
 from swarmctl.ledger.scores import GARBAGE
 from swarmctl.routing.calibration import Heard, fit
 from swarmctl.routing.confidence import SIGNALS, STAGES, WHOLE, Curve, Curves, Trail
@@ -30,7 +31,11 @@ def refit(paths: Paths) -> Curves:
     """Fit the curves on all ratings so far and store them. Raises LedgerError."""
     curves = fit(list(heard(paths)))
     raw = {"names": NAMES, "stages": STAGES, **asdict(curves)}
-    write_whole(_file(paths), json.dumps(raw))
+    try:
+        write_whole(_file(paths), json.dumps(raw))
+    except OSError as exc:
+        raise LedgerError(f"cannot write {_file(paths)}: {exc.strerror}",
+                          hint="is the disk full, or the folder not yours?") from exc
     return curves
 
 
