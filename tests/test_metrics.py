@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 from prometheus_server import exposed, prometheus, promtool, scraping
 from recorded import comparison, exchange, paths_under, rating
+from running import Cli
 
 from swarmctl.exchange import Timings
+from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, write_fleet
+from swarmctl.learning.topics import Clustered, Topic
 from swarmctl.ledger import journal
+from swarmctl.ledger.topic_store import Placed, State, prompt_key, write_state
 from swarmctl.monitor.catalogue import CATALOGUE
+from swarmctl.monitor.counts import MOST, OTHER, Counts
 from swarmctl.monitor.metrics import Metrics
 
-ROOT = Path(__file__).parent.parent
 TIMINGS = Timings(prompt_tokens=40, cached_tokens=10, prompt_seconds=0.5, completion_tokens=20,
                   decode_seconds=2.0, first_token_seconds=0.6, total_seconds=2.7)
 
@@ -178,3 +181,96 @@ def test_a_real_prometheus_scrapes_it(paths, tmp_path):
         assert server.value("sum(swarmctl_exchanges_total)") == 2
         assert server.value('up{job="swarmctl"}') == 1
         assert server.value("sum(swarmctl_answer_seconds_count)") == 2
+
+
+def sorted_topics(paths, **topic_of):
+    """Topics as `swarmctl topics` keeps them: question → topic."""
+    topics = {name: Topic(number, name, (name,), (1.0, 0.0), 0.5, 9, "2026-11-23T00:00:00Z")
+              for number, name in enumerate(sorted(set(topic_of.values())))}
+    placed = {prompt_key(question.replace("_", " ")): Placed((1.0, 0.0), topics[name].id, 1.0, old=True)
+              for question, name in topic_of.items()}
+    write_state(paths, State("m", "d", "k", Clustered(0.0, len(placed), {}), tuple(topics.values()), 9,
+                             placed=placed))
+
+
+def test_approval_by_topic_follows_ratings_and_a_new_sorting(paths):
+    asked = [exchange(n, question) for n, question in enumerate(("bake bread", "sort a list", "who won"))]
+    write(paths, *asked, *(rating(10 + n, of, -1.0 if n else 1.0) for n, of in enumerate(asked)))
+    metrics = Metrics(paths)
+    assert summed(metrics.exposition(), "swarmctl_topic_approval_votes") == 0
+    sorted_topics(paths, bake_bread="cooking", sort_a_list="python")
+    found = samples(metrics.exposition())
+    assert found['swarmctl_topic_approval_ratio{model="tiny-small",topic="cooking"}'] == 1
+    assert found['swarmctl_topic_approval_ratio{model="tiny-small",topic="python"}'] == 0
+    again = exchange(4, "bake  bread ")
+    write(paths, again, rating(20, again, -1.0))
+    found = samples(metrics.exposition())
+    assert found['swarmctl_topic_approval_ratio{model="tiny-small",topic="cooking"}'] == 0.5
+    assert found['swarmctl_topic_approval_votes{model="tiny-small",topic="cooking"}'] == 2
+    sorted_topics(paths, bake_bread="kitchen")
+    found = samples(metrics.exposition())
+    assert found['swarmctl_topic_approval_votes{model="tiny-small",topic="kitchen"}'] == 2
+    assert 'swarmctl_topic_approval_votes{model="tiny-small",topic="cooking"}' not in found
+
+
+@pytest.mark.parametrize("garbage", ["", "{", '{"version": 1}',
+                                     '{"version": 1, "topics": [], "assigned": 5}'])
+def test_topics_that_cannot_be_read_are_left_out(paths, garbage):
+    write(paths, exchange(1), rating(2, exchange(1)))
+    paths.topics.mkdir(parents=True)
+    (paths.topics / "topics.json").write_text(garbage)
+    assert summed(Metrics(paths).exposition(), "swarmctl_topic_approval_votes") == 0
+
+
+def test_energy_and_money_follow_from_the_watts_and_the_tariff_of_the_snapshot(paths):
+    served = Served("llamacpp", "tiny-small", "tiny-small", "d" * 64, "t", 8090, 512, 1, 10, 10, "F16", 9.0,
+                    8.0)
+    entry = HostEntry("spinoza", "spinoza", "/data", 5.0, 12.0, 45.0, 0.30, "EUR", (), (served,))
+    write_fleet(paths.fleet, Fleet("i", "s", "2026-11-23T00:00:00Z", None, 30.0, 60.0, (entry,)))
+    write(paths, exchange(1, timings=TIMINGS), exchange(2, timings=TIMINGS, host="gone"))
+    found = samples(Metrics(paths).exposition())
+    joules = 2.5 * 45
+    label = 'host="spinoza",model="tiny-small"'
+    assert found[f"swarmctl_energy_joules_total{{{label}}}"] == joules
+    money = found[f'swarmctl_energy_cost_total{{currency="EUR",{label}}}']
+    assert money == pytest.approx(joules / 3.6e6 * 0.30)
+    assert 'swarmctl_energy_joules_total{host="gone",model="tiny-small"}' not in found
+    assert found[f'swarmctl_decode_tokens_per_second{{{label},server="tiny-small"}}'] == 8
+
+
+def test_a_small_model_that_was_asked_first_and_a_wait_in_the_queue_are_counted(paths):
+    route = {"prices": [], "cascade": {"decision": "escalate", "model": "tiny-small", "host": "spinoza"}}
+    write(paths, exchange(1, route=route, timings=replace(TIMINGS, queue_seconds=3.0)),
+          exchange(2, route={"cascade": {"decision": "direct", "why": "named"}}))
+    found = samples(Metrics(paths).exposition())
+    assert found['swarmctl_cascades_total{decision="escalate",model="tiny-small"}'] == 1
+    assert summed(Metrics(paths).exposition(), "swarmctl_cascades_total") == 1
+    assert found['swarmctl_queue_seconds_sum{host="spinoza",model="tiny-small"}'] == 3
+
+
+def test_labels_stay_few_however_many_models_there_were(paths):
+    counts = Counts()
+    for number in range(MOST + 500):
+        counts.add("swarmctl_prompt_tokens_total", ("host", f"model {number}"))
+    assert len(counts.series("swarmctl_prompt_tokens_total")) == MOST + 1
+    assert counts.series("swarmctl_prompt_tokens_total")[OTHER, OTHER] == [500]
+
+
+def test_the_command_prints_them_and_replaces_a_file_in_one_go(paths, tmp_path):
+    write(paths, exchange(1))
+    cli = Cli(paths, tmp_path)
+    assert summed(cli.run("metrics").stdout.encode(), "swarmctl_exchanges_total") == 1
+    target = tmp_path / "node" / "swarmctl.prom"
+    assert cli.run("metrics", "--no-hosts", "-o", str(target)).stdout == ""
+    assert promtool("check", "metrics", stdin=target.read_text()).returncode == 0
+    assert [file.name for file in target.parent.iterdir()] == ["swarmctl.prom"]
+    refused = cli.run("metrics", "--no-hosts", "-o", "/proc/swarmctl.prom", status=1)
+    assert "/proc/swarmctl.prom could not be written" in refused.stderr
+
+
+def test_a_journal_that_cannot_be_read_is_an_error_and_no_traceback(paths, tmp_path):
+    paths.journal.mkdir(parents=True)
+    (paths.journal / "2026-11.jsonl").mkdir()
+    done = Cli(paths, tmp_path).run("metrics", "--no-hosts", status=1)
+    assert "cannot read" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.atomic import write_whole
 from swarmctl.errors import DiskFull, LedgerError
 from swarmctl.learning.labels import normal
-from swarmctl.learning.topics import Clustered, Topic
+from swarmctl.learning.topics import NONE, Clustered, Topic
 from swarmctl.ledger.journal import make_private_folder
 from swarmctl.ledger.parquet import read_columns, write_parquet
 
@@ -91,6 +91,19 @@ def read_state(paths: Paths) -> State | None:
         raise LedgerError(f"{file} is not in our form", hint=_again(file)) from exc
 
 
+def read_assigned(paths: Paths) -> tuple[dict[int, str], dict[str, int]] | None:
+    """The topics' names by id, and the topic of each prompt by its key, without the vectors (and what reads
+    Parquet). None where nothing is kept that says so."""
+    try:
+        raw = json.loads((paths.topics / "topics.json").read_text(encoding="utf-8"))
+        if raw["version"] != VERSION:
+            return None
+        return ({int(one["id"]): str(one["name"]) for one in raw["topics"]},
+                {str(key): int(topic) for key, topic in raw["assigned"].items()})
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
 def write_state(paths: Paths, state: State) -> None:
     """Keep it. Raises LedgerError, DiskFull: then what was kept before stands."""
     folder = paths.topics
@@ -127,7 +140,8 @@ def _record(state: State, vectors: str) -> dict[str, Any]:
             "clustered": {"seconds": state.clustered.seconds, "prompts": state.clustered.prompts,
                           "shares": {str(key): share for key, share in state.clustered.shares.items()}},
             "topics": [asdict(topic) for topic in state.topics], "next_id": state.next_id,
-            "retired": state.retired, "vectors": vectors}
+            "retired": state.retired, "vectors": vectors,
+            "assigned": {key: one.topic for key, one in state.placed.items() if one.topic != NONE}}
 
 
 def _again(file: Path) -> str:

@@ -2,7 +2,8 @@
 table, and a test compares them.
 
 Names follow the Prometheus conventions (prometheus.io/docs/practices/naming): base units, `_total` for what
-only grows. Labels hold hosts, models and words of a fixed list, never an id, a prompt or a client's text.
+only grows. Labels hold hosts, models, topics' names and words of a fixed list, never an id, a prompt or what
+a client sent.
 """
 
 from __future__ import annotations

@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING
 from swarmctl import __version__
 from swarmctl.errors import SwarmError
 from swarmctl.fleet.snapshot import read_fleet
-from swarmctl.learning.approval import wilson
 from swarmctl.ledger import follow, rounds
-from swarmctl.ledger.scores import scores
 from swarmctl.monitor.catalogue import CATALOGUE
 from swarmctl.monitor.counts import Counts, cumulated
 from swarmctl.monitor.host_gauges import host_gauges, snapshot_gauges
+from swarmctl.monitor.opinions import TopicOpinions, by_category
 from swarmctl.monitor.tally import Tally
 
 if TYPE_CHECKING:
@@ -51,6 +50,7 @@ class Metrics:
         self._poller = poller
         self._clock = clock
         self._tally = Tally(paths, self._tariffs)
+        self._topics = TopicOpinions(paths)
         self._told = Counts()
         self._lock = threading.Lock()
         self._scraping = threading.Lock()
@@ -108,7 +108,8 @@ class Metrics:
     def _gauges(self) -> Gauges:
         fleet = self._fleet()
         found: Gauges = {"swarmctl_build_info": {(__version__,): 1.0}}
-        found |= _opinions(self._paths)
+        found |= by_category(self._paths)
+        found |= self._topics.gauges(self._tally.votes)
         found |= _stores(self._paths)
         if fleet:
             found |= snapshot_gauges(self._paths, fleet, self._clock())
@@ -136,19 +137,6 @@ class _Collected:
 
     def collect(self) -> list[Family]:
         return self._families
-
-
-def _opinions(paths: Paths) -> Gauges:
-    names = ("ratio", "low_ratio", "high_ratio", "votes")
-    found: Gauges = {f"swarmctl_approval_{name}": {} for name in names}
-    for key, (good, bad) in scores(paths).items():
-        approval = wilson(good, good + bad)
-        if approval.share is None:
-            continue
-        values = (approval.share, approval.low, approval.high, approval.votes)
-        for name, value in zip(names, values, strict=True):
-            found[f"swarmctl_approval_{name}"][key] = value
-    return found
 
 
 def _stores(paths: Paths) -> Gauges:
