@@ -99,6 +99,8 @@ def test_an_adapter_is_served_over_weights_that_do_not_move_and_is_rolled_back(s
     for host in swarm.hosts:
         row = ask_json(swarm, "-m", "small", "-H", host, QUESTION)
         assert (row["digest"], row["host"]) == (done["sha256"], host)
+    told = json.loads(swarm.run("doctor", "--json", status=None).stdout)
+    assert not any("weights" in json.dumps(one) for one in told["findings"])
     prune = ("models", "prune", "--dry-run", "--json")
     assert json.loads(swarm.run(*prune).stdout)["removed"] == []
     assert json.loads(swarm.run("rollback", "small", "--json").stdout)["before"] == release

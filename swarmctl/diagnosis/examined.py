@@ -96,6 +96,7 @@ class Claim:
     template_said: str | None = None
     state: str = ""
     detail: str = ""
+    files: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

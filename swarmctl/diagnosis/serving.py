@@ -42,16 +42,18 @@ def _weights(patient: Patient, claim: Claim) -> Iterator[Finding]:
         return
     host = patient.host.name
     blobs = {blob.sha256: blob.size for blob in patient.facts.blobs}
-    found = blobs.get(claim.digest)
-    if found == claim.size or not claim.size:
-        return
-    blob = f"{patient.facts.data_dir}/blobs/sha256-{claim.digest}"
-    yield Finding(
-        host, "blob", "error", f"the weights of {claim.model} are {'gone' if found is None else 'damaged'}",
-        f"{blob} is not there" if found is None else f"{blob} has {found} bytes instead of {claim.size}",
-        "the server answers from memory until it ends, and will not start again",
-        f"swarmctl up --host {host}" if found is None else
-        there(patient.host, f"rm {blob}") + f" && swarmctl up --host {host}")
+    for digest, size in claim.files or ((claim.digest, claim.size),):
+        found = blobs.get(digest)
+        if found == size or not size:
+            continue
+        blob = f"{patient.facts.data_dir}/blobs/sha256-{digest}"
+        yield Finding(
+            host, "blob", "error",
+            f"the weights of {claim.model} are {'gone' if found is None else 'damaged'}",
+            f"{blob} is not there" if found is None else f"{blob} has {found} bytes instead of {size}",
+            "the server answers from memory until it ends, and will not start again",
+            f"swarmctl up --host {host}" if found is None else
+            there(patient.host, f"rm {blob}") + f" && swarmctl up --host {host}")
 
 
 def _layers(patient: Patient, layers: list[LayerGone]) -> Finding:

@@ -51,7 +51,7 @@ def _llamacpp(want: Want, seen: Facts) -> Iterator[Served]:
             parameters=model.parameters, size=model.loaded, quantisation=model.quantisation,
             prefill_speed=speed.prefill, decode_speed=speed.decode, overhead=speed.overhead,
             load_seconds=speed.load, quality=expected_quality(wish), embedding=want.embeds(spec.model),
-            release=wish.release, share=wish.share, canary=wish.canary)
+            release=wish.release, share=wish.share, canary=wish.canary, files=model.files)
 
 
 def _ollama(want: Want, seen: Facts) -> Iterator[Served]:

@@ -26,7 +26,8 @@ class Served:
     elsewhere. `overhead` is the seconds of a request that are neither prefill nor decode. `tag` is the
     server's own name for the model, where it is not `model`. An `embedding` model answers no questions, and
     has no decode speed. `release` is empty where the inventory's own weights are served; a `canary` gets
-    `share` of the model's conversations, from 0 to 1."""
+    `share` of the model's conversations, from 0 to 1. `files` are hash and bytes of its blobs where it is of
+    several: `digest` then is of all of them."""
 
     runtime: str
     server: str
@@ -49,6 +50,7 @@ class Served:
     release: str = ""
     share: float = 1.0
     canary: bool = False
+    files: tuple[tuple[str, int], ...] = ()
 
     @property
     def called(self) -> str:
@@ -119,7 +121,8 @@ def _fleet(raw: dict[str, Any]) -> Fleet:
 
 
 def _host(raw: dict[str, Any]) -> HostEntry:
-    served = tuple(Served(**entry) for entry in raw.pop("served"))
+    served = tuple(Served(**{**entry, "files": tuple((sha, size) for sha, size in entry.get("files", ()))})
+                   for entry in raw.pop("served"))
     return HostEntry(served=served, roles=tuple(raw.pop("roles")), **raw)
 
 

@@ -72,6 +72,12 @@ class ModelFile:
         """Bytes of all its weights."""
         return self.size + (self.adapter.size if self.adapter else 0)
 
+    @property
+    def files(self) -> tuple[tuple[str, int], ...]:
+        """Hash and bytes of its files where they are several, else nothing: `sha256` and `size` say it."""
+        adapter = self.adapter
+        return ((self.sha256, self.size), (adapter.sha256, adapter.size)) if adapter else ()
+
     def file(self, sha256: str) -> str:
         """The path of that one of its files."""
         return self.adapter.path if self.adapter and self.adapter.sha256 == sha256 else self.path

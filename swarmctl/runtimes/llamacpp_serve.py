@@ -116,6 +116,9 @@ def _spec(want: Want, placement: Placement, port: int, facts: Facts, build: Buil
     model = want.models[placement.model]
     home = facts.data_dir.rstrip("/")
     embedding = _for_embedding(model, placed) if want.embeds(placement.model) else {}
+    if model.adapter and {"lora", "lora-scaled"} & set(_overrides(want, placement)):
+        raise SwarmError(f"model {placement.model} is a LoRA adapter, and a flag names another",
+                         hint="take `lora` out of its flags")
     flags = {**_from_facts(want.host, facts, model, placed, port), **embedding, **_overrides(want, placement)}
     argv = (f"{home}/{RUNTIME_FOLDER}/{build.key}/bin/llama-server", *_rendered(flags))
     spec = ServerSpec(

@@ -174,6 +174,11 @@ class _Work:
         """The run's id; empty where the weights came otherwise."""
         return self.source.run.id if self.source.run else ""
 
+    @property
+    def kind(self) -> str:
+        """The quantisation of what is served; of an adapter that of its base."""
+        return self.base.quantisation if self.base else self.wish.kind
+
     def finish(self, event: Callable[[Event], None]) -> Finished:
         """The GGUF, proven fit to serve. Raises Refused."""
         wish, source = self.wish, self.source
@@ -181,7 +186,7 @@ class _Work:
             self._check(source.gguf)
         if self.base and source.run and (reasons := unservable(self.paths, self.inventory, source.run)):
             raise self.refuse(reasons, None)
-        kind = self.base.quantisation if self.base else wish.kind
+        kind = self.kind
         text, prompts = _texts(self.paths, source)
         order = Order(wish.model, source.run, source.weights, source.gguf, kind, text, prompts,
                       wish.bound, wish.imatrix, wish.make_imatrix, self.base)
@@ -234,7 +239,7 @@ class _Work:
                 shutil.copytree(finished.merged, part / "merged", copy_function=linked)
             (part / "run.json").write_text(json.dumps({
                 "run": self.run, "dataset": self.source.dataset, "source": self.wish.source,
-                "kind": self.wish.kind, "sha256": finished.sha256, "stages": finished.stages}, indent=1))
+                "kind": self.kind, "sha256": finished.sha256, "stages": finished.stages}, indent=1))
             shutil.rmtree(folder, ignore_errors=True)
             part.rename(folder)
         except OSError as exc:

@@ -141,7 +141,7 @@ def _asked(served: Served, endpoint: Endpoint) -> Claim:
 def _claim(served: Served, template: str | None, *, state: str, detail: str) -> Claim:
     return Claim(model=served.model, runtime=served.runtime, server=served.server, port=served.port,
                  digest=served.digest, size=served.size, template=served.template, called=served.called,
-                 template_said=template, state=state, detail=detail)
+                 template_said=template, state=state, detail=detail, files=served.files)
 
 
 def _idle_minutes(paths: Paths, host: str) -> float | None:
