@@ -23,6 +23,8 @@ from swarmctl.paths import Paths
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from gateways import Serving
+
 BINARIES = ("llama-server", "llama-quantize", "llama-bench")
 # In the background of a shell SIGINT is ignored, and every process that we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -55,6 +57,16 @@ def make_lab(tmp_path_factory) -> Iterator[Callable[..., Lab]]:
             return lab
 
         yield make
+
+
+@pytest.fixture(scope="session")
+def gateway(llamacpp_bin, tmp_path_factory) -> Iterator[Serving]:
+    """`swarmctl serve` in front of real servers, with an API key."""
+    from gateways import real_swarm
+
+    folder = tmp_path_factory.mktemp("gateway")
+    with real_swarm(folder, llamacpp_bin, os.environ.get("SWARMCTL_TEST_OLLAMA", "")) as found:
+        yield found
 
 
 GUARD = """

@@ -1,7 +1,7 @@
 """A swarm of real servers behind a real `swarmctl serve`, for the clients that people use.
 
 spinoza is a llama-server whose model, tooly, can be driven to call tools; worlock makes vectors. With
-SWARMCTL_TEST_OLLAMA, ada is an Ollama with the small tiny model.
+SWARMCTL_TEST_OLLAMA, ada is an Ollama with the small tiny model and one that knows tools, llama.
 """
 
 from __future__ import annotations
@@ -29,23 +29,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONTEXT = 1024
-WEATHER = {"type": "object", "required": ["city", "days"], "properties": {
-    "city": {"type": "string", "enum": ["Paris", "Rome"]}, "days": {"type": "integer"}}}
-#: The large tiny model begins its sentences with Hmm; as the mark of a call, that makes it call.
-JINJA = """\
-{%- if tools %}{% for tool in tools %}{{ '<|system|>' + tool | tojson + '\\n' }}{% endfor %}{% endif %}
-{%- for message in messages -%}
-{%- if message['role'] == 'assistant' -%}{{ '<|assistant|>' }}
-{%- if message['content'] %}{{ message['content'] | trim }}{%- endif %}
-{%- if message['tool_calls'] %}{{ 'Hmm' + ({'name': message['tool_calls'][0]['function']['name'],
-    'arguments': message['tool_calls'][0]['function']['arguments']} | tojson) + '!' }}{%- endif %}{{ '</s>' }}
-{%- elif message['role'] == 'tool' -%}{{ '<|user|>result: ' + message['content'] | trim + '\\n' }}
-{%- elif message['role'] == 'system' -%}{{ '<|system|>' + message['content'] | trim + '\\n' }}
-{%- else -%}{{ '<|user|>' + message['content'] | trim + '\\n' }}{%- endif -%}
-{%- endfor -%}{%- if add_generation_prompt -%}{{ '<|assistant|>' }}{%- endif -%}
-"""
-
-
 @dataclass
 class Serving:
     """A gateway that runs, and the home of its swarm."""
@@ -54,7 +37,7 @@ class Serving:
     cli: Cli
     process: subprocess.Popen
     said: list[str] = field(default_factory=list)
-    models: tuple[str, ...] = ()
+    key: str = ""
 
     def newest(self) -> dict:
         """The exchange recorded last."""
@@ -148,6 +131,8 @@ def served(runtime: str, model: str, port: int, **more: object) -> Served:
 @contextlib.contextmanager
 def real_swarm(folder: Path, binaries: Path, ollama: str = "") -> Iterator[Serving]:
     """All of it, behind one gateway."""
+    from test_tools import GO, JINJA
+
     (folder / "tools.jinja").write_text(JINJA)
     quality = shipped_quality("large")
     with contextlib.ExitStack() as stack:
@@ -163,12 +148,16 @@ def real_swarm(folder: Path, binaries: Path, ollama: str = "") -> Iterator[Servi
             server = Server(folder / "ollama")
             stack.callback(_end_group, server.process)
             server.create("small")
-            hosts.append(host("ada", served("ollama", "tiny-small", server.port)))
+            server.call("/api/create", {"model": "llama", "files": {"model.gguf": server.create("large")},
+                                        "template": GO, "stream": False, "parameters": {"num_thread": 1}})
+            hosts.append(host("ada", served("ollama", "tiny-small", server.port),
+                              served("ollama", "llama", server.port)))
         home = folder / "home"
         home.mkdir()
         cli = stack.enter_context(swarm_of(home, *hosts))
+        key = cli.run("serve", "key", "add", "tester").stdout.strip()
         found = stack.enter_context(serving(cli))
-        found.models = tuple(one.model for entry in hosts for one in entry.served)
+        found.key = key
         yield found
 
 

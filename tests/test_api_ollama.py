@@ -79,9 +79,10 @@ def test_a_stream_that_breaks_ends_with_an_error_line():
 
 
 def test_options_format_and_thinking_become_the_question():
-    asked = chat(options={"num_predict": 5, "temperature": 0, "seed": 3, "stop": "x", "top_p": 0.5, "top_k": 7,
-                          "min_p": 0.1, "presence_penalty": 1, "frequency_penalty": 2, "repeat_penalty": 1.5,
-                          "num_ctx": 4096}, format="json", think="low", keep_alive="5m").asked
+    options = {"num_predict": 5, "temperature": 0, "seed": 3, "stop": "x", "top_p": 0.5, "top_k": 7,
+               "min_p": 0.1, "presence_penalty": 1, "frequency_penalty": 2, "repeat_penalty": 1.5,
+               "num_ctx": 4096}
+    asked = chat(options=options, format="json", think="low", keep_alive="5m").asked
     request = as_request(asked)
     assert (request.max_tokens, request.temperature, request.seed, request.stop) == (5, 0, 3, ("x",))
     assert request.sampling == Sampling(0.5, 7, 0.1, 1, 2, 1.5)
@@ -154,7 +155,7 @@ def test_what_cannot_be_honoured_is_refused_instead_of_left_out():
 
 def test_errors_have_their_status_and_one_line():
     assert ollama.error(UsageError("nobody serves x", hint="served: y")) == (
-        404, {"error": "nobody serves x; served: y"})
+        404, {"error": "nobody serves x (served: y)"})
     assert ollama.error(NoCandidate("too long"))[0] == 503
     assert ollama.error(Busy("full", retry_after=2))[0] == 429
 

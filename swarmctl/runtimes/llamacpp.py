@@ -24,7 +24,7 @@ from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
 from swarmctl.runtimes.logprobs import BEST, read_logprobs, read_tokens
 from swarmctl.runtimes.prefill import begun, only_new
-from swarmctl.runtimes.toolcalls import CHOICES, Gathered, named, openai_message, refuse_schema
+from swarmctl.runtimes.toolcalls import CHOICES, Gathered, cannot_see, named, openai_message, refuse_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -237,7 +237,7 @@ def _refusal(reply: Reply) -> ServerUnavailable | RequestRejected:
     message = str(error.get("message") or f"HTTP {reply.status}")
     if error.get("type") == "exceed_context_size_error":
         return ContextExceeded(message)
-    if " input is not supported" in message:  # an image, with status 500
+    if cannot_see(message):
         return Unsupported(f"the model cannot see images ({message.partition(' - ')[0]})",
                            hint="ask a model that was made for images (-m)")
     if 400 <= reply.status < 500 and reply.status not in (408, 429):

@@ -27,7 +27,7 @@ from swarmctl.runtimes.base import Health, Load
 from swarmctl.runtimes.http import Dropped, Reply, TunnelDown, request
 from swarmctl.runtimes.logprobs import BEST, read_logprobs, read_tokens
 from swarmctl.runtimes.prefill import begun, only_new
-from swarmctl.runtimes.toolcalls import ollama_calls, ollama_message
+from swarmctl.runtimes.toolcalls import cannot_see, ollama_calls, ollama_message
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -213,7 +213,7 @@ def _refusal(reply: Reply, endpoint: Endpoint) -> ServerUnavailable | RequestRej
     message, kind = _reason(reply)
     if kind == "exceed_context_size_error":
         return ContextExceeded(message)
-    if " input is not supported" in message:  # an image, with status 500
+    if cannot_see(message):
         return Unsupported(f"{endpoint.model} cannot see images",
                            hint="ask a model that was made for images (-m)")
     if reply.status == 400 and "does not support thinking" in message:

@@ -82,6 +82,12 @@ def ollama_message(turn: Message) -> dict[str, Any]:
     return said | ({"tool_name": turn.name} if turn.name is not None else {})
 
 
+def cannot_see(message: str) -> bool:
+    """Whether a server's error means that its model takes no images. Its status is 500 or 400, by where the
+    template was applied."""
+    return " input is not supported" in message or "does not support multimodal requests" in message
+
+
 def arguments_of(call: ToolCall) -> dict[str, Any]:
     """A call's arguments as an object; text that is none stands under the name `arguments`."""
     try:
