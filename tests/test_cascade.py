@@ -176,7 +176,7 @@ class Home:
         hosts = []
         for host, server in self.servers.items():
             entry = server.entry(host, 45.0)
-            slow = {"decode_speed": 2.0} if server.model == "large" else {}
+            slow = {"decode_speed": 2.0} if server.model == "large" else {"parameters": 205_200}
             served = replace(entry.served[0], quality={"routine": 0.6 if server.model == "small" else 0.95},
                              port=ports.get(host, server.port), **slow)
             hosts.append(replace(entry, served=(served,)))
@@ -347,6 +347,11 @@ def test_without_ratings_nothing_changes_but_that_it_listens(home):
     assert "too few ratings" in row.route["cascade"]["why"]
     assert row.route["cascade"]["heard"]["trail"]["tokens"] > 0
     assert "logprobs" not in row.params
+
+
+def test_nobody_listens_to_the_largest_model(home):
+    assert "heard" not in home.put(replace(FRANCE, model="tiny-large")).route["cascade"]
+    assert "heard" in home.put(replace(FRANCE, model="tiny-small")).route["cascade"]
 
 
 def test_a_small_model_whose_host_is_down_costs_no_answer(home):

@@ -1,8 +1,9 @@
 """Small first: hold its answer back while it streams, until it is worth showing or the large one is asked.
 
 `Cascade` decides before the question is sent, wraps `dispatch.answer.answer`, and says for the record what it
-saw and did. Where it does not cascade it listens all the same: the probabilities of an answer's tokens are
-recorded with it, so that its rating teaches what they mean (`routing.calibration`).
+saw and did. Where it does not cascade it listens all the same to every model but the largest: the
+probabilities of an answer's tokens are recorded with it, so that its rating teaches what they mean
+(`routing.calibration`).
 """
 
 from __future__ import annotations
@@ -47,7 +48,6 @@ class Cascade:
         self.swarm = swarm
         self.way = way
         self.request = request
-        self.listens = swarm.fleet.routing.cascade and not request.tools and not request.raw
         self.said: dict[str, Any] = {}
         self.trail = Trail()
         self.choice: _Choice | None = None
@@ -63,16 +63,16 @@ class Cascade:
     def answer(self, sink: Sink, clock: Callable[[], float], *, watch: Callable[[Chunk], None] | None = None,
                terms: Terms = TERMS) -> Outcome:
         """Answer the request, as dispatch.answer.answer does."""
-        ask = replace(self.request, logprobs=True) if self.listens else self.request
 
         def ask_on(way: Route, sink: Sink, watch: Callable[[Chunk], None] | None,
                    speaks: Callable[[Price], None] | None) -> Outcome:
+            ask = replace(self.request, logprobs=True) if self._listens(way) else self.request
             return answer(self.swarm, way, ask, sink, clock, watch=watch,
                           terms=replace(terms, speaks=speaks))
 
         if self.choice is None:
             return self._listen(self.way, ask_on, sink, watch, terms, ())
-        held = _Held(self.choice, _asked(ask), sink, watch, terms)
+        held = _Held(self.choice, _asked(self.request), sink, watch, terms)
         try:
             outcome = ask_on(self._small(), held, held.see, held.speaks)
         except (_Escalated, Busy) as why:
@@ -107,6 +107,14 @@ class Cascade:
             raise Cancelled(_after(before, stop.outcome)) from stop
         self.trail = heard.trail
         return _after(before, outcome)
+
+    def _listens(self, way: Route) -> bool:
+        """Whether the probabilities of who is asked are of use. Working them out takes a server up to a
+        millisecond a token, and behind the largest model stands nobody."""
+        if not self.swarm.fleet.routing.cascade or self.request.tools or self.request.raw:
+            return False
+        first = way.chosen.candidate
+        return any(one.parameters > first.parameters for one in self.swarm.candidates)
 
     def _small(self) -> Route:
         """The way to the small model alone, wherever it is served: what another says means something else."""
