@@ -40,6 +40,8 @@ class Call:
         self.sent = 0
         self.first: float | None = None
         self.noted: dict[str, Any] = {}
+        #: whether the body was read to its end, or there is none
+        self.read = self.method in ("GET", "HEAD") and "content-length" not in self.headers
         self.receive = receive
         self.send = send
 
@@ -77,6 +79,7 @@ class Call:
             more = message.get("more_body", False)
             if len(raw) > limit:
                 raise BadRequest(f"the body may have {limit >> 20} MiB at most", status=413)
+        self.read = True
         return bytes(raw)
 
     async def gone(self) -> None:
@@ -86,9 +89,10 @@ class Call:
 
     async def begin(self, status: int, media: str, headers: Mapping[str, str],
                     length: int | None = None) -> None:
-        """Send the head of the answer."""
+        """Send the head of the answer. A connection whose request was not read to its end is of no more
+        use."""
         self.status = status
-        pairs = {"content-type": media, **headers}
+        pairs = {"content-type": media, **headers, **({} if self.read else {"connection": "close"})}
         if length is not None:
             pairs["content-length"] = str(length)
         await self.send({"type": "http.response.start", "status": status, "headers": [
