@@ -173,12 +173,14 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """A candidate that was tried and failed; `tokens` were already shown when it did."""
+    """A candidate that was tried and failed; `tokens` were already shown when it did. One that was `hedged`
+    did not fail: a second request beside it was quicker."""
 
     host: str
     model: str
     error: str
     tokens: int = 0
+    hedged: bool = False
 
 
 @dataclass(frozen=True, slots=True)

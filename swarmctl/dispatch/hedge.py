@@ -141,7 +141,8 @@ class Race:
             return
         took = time.monotonic() - loser.began
         self.attempts.append(Attempt(candidate.host, candidate.model,
-                                     f"hedged: no token after {took:.1f} s, {by.host} was first"))
+                                     f"hedged: no token after {took:.1f} s, {by.host} was first",
+                                     hedged=True))
         if loser is self._lanes[0]:
             with suppress(OSError):
                 learn(self.swarm.paths, loser.admitted.price, category="routine", characters=0,

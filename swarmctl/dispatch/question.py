@@ -124,7 +124,8 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     def keep(outcome: Outcome) -> Exchange:
         row = record(swarm, request, cascade.way, outcome, category=sort.category, now=started,
                      conversation=asked.conversation, parent=asked.previous, terminal=terminal, via=asked.via,
-                     identity=identity, cascade=cascade.record(outcome))
+                     identity=identity, cascade=cascade.record(outcome),
+                     explored=trial is not None and not trial.shadow)
         if asked.via != SERVED:
             remember(swarm.paths, terminal, Last(row.id, row.conversation))
         return row

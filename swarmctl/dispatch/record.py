@@ -36,9 +36,10 @@ def timestamp(now: float) -> str:
 
 def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, category: Category, now: float,
            conversation: str | None, parent: str | None, terminal: str, via: str,
-           identity: str | None = None, cascade: Mapping[str, Any] | None = None) -> Exchange:
+           identity: str | None = None, cascade: Mapping[str, Any] | None = None,
+           explored: bool = False) -> Exchange:
     """Append the exchange to the journal and return it. `identity` is its id where that had to be known
-    before; `cascade` what happened on the way to a larger model.
+    before; `cascade` what happened on the way to a larger model; `explored` that it was spent on learning.
 
     Raises LedgerError: then nothing was recorded.
     """
@@ -50,7 +51,7 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
         digest=candidate.digest, template=candidate.template, conversation=conversation or identity,
         parent=parent,
         terminal=terminal, via=via, error=outcome.error, params=ask.params(), timings=outcome.timings,
-        attempts=outcome.attempts, route=route_record(route, cascade), tool_calls=outcome.tool_calls,
+        attempts=outcome.attempts, route=route_record(route, cascade, explored=explored), tool_calls=outcome.tool_calls,
         thought=outcome.thought,
     )
     append(swarm.paths.journal, exchange.to_record())
@@ -62,7 +63,8 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
     return exchange
 
 
-def route_record(route: Route, cascade: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def route_record(route: Route, cascade: Mapping[str, Any] | None = None, *,
+                 explored: bool = False) -> dict[str, Any]:
     """The route as it is recorded and shown by --json."""
     return {
         "reason": route.reason,
@@ -70,6 +72,7 @@ def route_record(route: Route, cascade: Mapping[str, Any] | None = None) -> dict
         "excluded": [{"host": out.candidate.host, "model": out.candidate.model, "reason": out.reason}
                      for out in route.excluded[:ROUTE_ROWS]],
         **({"cascade": dict(cascade)} if cascade else {}),
+        **({"explored": True} if explored else {}),
     }
 
 

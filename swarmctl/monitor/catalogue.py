@@ -59,6 +59,12 @@ CATALOGUE: tuple[Metric, ...] = (
     Metric("swarmctl_cascades_total", "counter", "journal",
            "Questions that a small model was asked first, by model and what came of it: commit (its answer "
            "was shown), escalate (a larger one was asked), busy, failed, cancelled.", ("model", "decision")),
+    Metric("swarmctl_hedges_total", "counter", "journal",
+           "First tokens that were late, where a second request to another server was quicker; by the late "
+           "server.", SERVED),
+    Metric("swarmctl_explorations_total", "counter", "journal",
+           "Questions that were spent on learning about a model; those asked beside another answer have via "
+           "shadow.", SERVED),
     # what it cost
     Metric("swarmctl_energy_joules_total", "counter", "journal",
            "Energy of answering: the host's watts at work, times the seconds of load, prefill and decode.",

@@ -134,6 +134,10 @@ LOAD = Section("Load and routing", (
         "sum by (host, model) (increase(swarmctl_failed_attempts_total"
         f"{SERVED}[$__rate_interval]))": "{{model}} on {{host}}"}, core=False,
           says="Tries that failed; another server answered."),
+    Panel("Hedged and explored", "timeseries", {
+        rate("swarmctl_hedges_total", "host"): "{{host}} was late, another was quicker",
+        rate("swarmctl_explorations_total", "model"): "spent on learning about {{model}}"}, "reqps",
+          core=False),
     Panel("Loading models", "timeseries", {
         rate("swarmctl_model_load_seconds_total", "host"): "{{host}}"}, "percentunit", core=False,
           says="Share of the time that somebody waited for a model to be loaded."),

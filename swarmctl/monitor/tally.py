@@ -19,7 +19,7 @@ from swarmctl.ledger.scores import is_comparison, is_rating
 from swarmctl.monitor.counts import Counts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from swarmctl.ledger.journal import Record
     from swarmctl.paths import Paths
@@ -110,8 +110,8 @@ def exchange(counts: Counts, record: Mapping[str, Any], tariffs: Tariffs) -> Non
     served = (_word(record, "host"), _word(record, "model"))
     counts.add("swarmctl_exchanges_total",
                (*served, _word(record, "category"), _word(record, "via"), _word(record, "finish")))
-    for attempt in record.get("attempts") or ():
-        counts.add("swarmctl_failed_attempts_total", (_word(attempt, "host"), _word(attempt, "model")))
+    route = record.get("route") or {}
+    _on_the_way(counts, record.get("attempts") or (), route, served)
     timings = record.get("timings") or {}
     for key, name in SUMS.items():
         if value := _number(timings, key):
@@ -121,11 +121,27 @@ def exchange(counts: Counts, record: Mapping[str, Any], tariffs: Tariffs) -> Non
             counts.observe(name, served, value)
     if record.get("finish") != "error":
         counts.observe("swarmctl_queue_seconds", served, _number(timings, "queue_seconds") or 0.0)
-    route = record.get("route") or {}
-    cascade = route.get("cascade") or {}
-    if _word(cascade, "model") != UNKNOWN:
-        counts.add("swarmctl_cascades_total", (_word(cascade, "model"), _word(cascade, "decision")))
     _costs(counts, route, timings, served, tariffs)
+
+
+def _on_the_way(counts: Counts, attempts: Iterable[Mapping[str, Any]], route: Mapping[str, Any],
+                served: tuple[str, str]) -> None:
+    """What happened before the answer: servers that failed, were too slow, or were asked first as small."""
+    cascade = route.get("cascade") or {}
+    small = (_word(cascade, "host"), _word(cascade, "model"))
+    if small[1] != UNKNOWN:
+        counts.add("swarmctl_cascades_total", (small[1], _word(cascade, "decision")))
+    escalated = cascade.get("decision") == "escalate"
+    for attempt in attempts:
+        tried = (_word(attempt, "host"), _word(attempt, "model"))
+        if attempt.get("hedged"):
+            counts.add("swarmctl_hedges_total", tried)
+        elif escalated and tried == small:
+            escalated = False
+        else:
+            counts.add("swarmctl_failed_attempts_total", tried)
+    if route.get("explored"):
+        counts.add("swarmctl_explorations_total", served)
 
 
 SUMS = {"prompt_tokens": "swarmctl_prompt_tokens_total",
