@@ -26,6 +26,7 @@ COMMANDS: Mapping[str, tuple[str, str]] = {
     "embed": ("swarmctl.cli.embed:embed", "Turn texts into vectors, as JSON lines or Parquet."),
     "serve": ("swarmctl.cli.serve:app", "Serve the swarm over the APIs of OpenAI, Ollama and Anthropic."),
     "eval": ("swarmctl.cli.eval:evaluate", "Evaluate a served release against another, with evidence."),
+    "route": ("swarmctl.cli.route:app", "What the router believes and why; how good that is; learn anew."),
     "topics": ("swarmctl.cli.topics:app", "Show what is asked about, and how each topic is liked."),
     "dataset": ("swarmctl.cli.dataset:app", "Make training sets out of ratings, list them, check them."),
     "improve": ("swarmctl.cli.improve:improve", "Train anew where ratings make it worth it."),

@@ -58,6 +58,8 @@ def ask(
     priority: Annotated[int, typer.Option(
         min=-9, max=9, help="Where every slot is taken: higher comes earlier, each step as if it had been "
                             "asked ten seconds before.")] = 0,
+    important: Annotated[bool, typer.Option(
+        "--important", help="Spend this question on no experiment: see `swarmctl route`.")] = False,
     explain: Annotated[bool, typer.Option("--explain",
                                           help="Show the whole table of prices on stderr.")] = False,
     as_json: Annotated[bool, typer.Option(
@@ -76,7 +78,7 @@ def ask(
         prompt, file or [], with_pipe=not reads_stdin(results))
     asked = Asked(text, tuple(attachments), system, model, host, max_tokens, temperature, seed,
                   read_schema(schema) if schema else None, tools=read_tools(tools) if tools else (),
-                  tool_choice=tool_choice, priority=priority)
+                  tool_choice=tool_choice, priority=priority, important=important)
     if go_on or results:
         asked = _with_results(context, continued(context, asked), results)
     check_choice(tool_choice, asked.tools)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from swarmctl.cli.streaming import printable
+from swarmctl.dispatch.shadow import fit_when_due
 from swarmctl.errors import UsageError
 from swarmctl.ledger.lookup import is_id
 from swarmctl.ledger.terminal import terminal_id
@@ -85,7 +86,9 @@ def _rate(context: Context, opinion: verb.Opinion | None, exchange: str | None) 
     terminal, now = terminal_id(context.environ), context.clock()
     if opinion is None:
         return verb.undo(context.paths, terminal=terminal, now=now, id_part=exchange)
-    return verb.rate(context.paths, opinion, terminal=terminal, now=now, id_part=exchange)
+    rated = verb.rate(context.paths, opinion, terminal=terminal, now=now, id_part=exchange)
+    fit_when_due(context.paths)
+    return rated
 
 
 def _correction(context: Context, correct: bool, text: str | None) -> Callable[[str], str] | None:

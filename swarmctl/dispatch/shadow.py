@@ -8,7 +8,11 @@ from __future__ import annotations
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from typing import TYPE_CHECKING
+
+from swarmctl.errors import LedgerError
+from swarmctl.ledger import routers
 
 if TYPE_CHECKING:
     from swarmctl.dispatch.swarm import Swarm
@@ -25,9 +29,11 @@ def ask_in_shadow(swarm: Swarm, exchange: str, candidate: Candidate) -> None:
                                    "--model", candidate.model, "--host", candidate.host))
 
 
-def fit_in_background(paths: Paths) -> None:
-    """Fit the router anew. Where another process is at it, nothing happens."""
-    _start(paths, "fit", ("route", "fit", "--background"))
+def fit_when_due(paths: Paths) -> None:
+    """Fit the router anew where enough new ratings came. Where another process is at it, nothing happens."""
+    with suppress(LedgerError):  # no rating failed because of it
+        if routers.due(paths):
+            _start(paths, "fit", ("route", "fit", "--background"))
 
 
 def _start(paths: Paths, name: str, argv: tuple[str, ...]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.dispatch.rating import Opinion, rate
+from swarmctl.dispatch.shadow import fit_when_due
 from swarmctl.errors import LedgerError, SwarmError, UsageError
 from swarmctl.gateway import reading
 from swarmctl.gateway.turn import BadRequest
@@ -42,6 +43,7 @@ def take(paths: Paths, body: Mapping[str, Any], key: Key | None, now: float) -> 
         raise
     except SwarmError as exc:
         raise BadRequest(str(exc), param="correction") from exc
+    fit_when_due(paths)
     return {"object": "feedback", "rating": rated.rating.to_record()}
 
 
