@@ -159,7 +159,7 @@ def _survey(inventory: Inventory, hosts: Sequence[Host], models: dict[str, Model
                     {name: inventory.models[name] for name in names})
         with contextlib.ExitStack() as leaving:  # hundreds of connections that nobody needs are a burden
             leaving.callback(remote.close)
-            seen = survey(warm(remote, host, paths, inventory.ssh_config), host)
+            seen = survey(warm(remote, host, paths, inventory.ssh_config, once=True), host)
             plan = HostPlan(host, remote, want, seen, plan_host(want, seen), host_notes(want, seen))
             if keep and plan.steps:
                 leaving.pop_all()
