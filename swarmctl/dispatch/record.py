@@ -51,8 +51,8 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
         digest=candidate.digest, template=candidate.template, conversation=conversation or identity,
         parent=parent,
         terminal=terminal, via=via, error=outcome.error, params=ask.params(), timings=outcome.timings,
-        attempts=outcome.attempts, route=route_record(route, cascade, explored=explored), tool_calls=outcome.tool_calls,
-        thought=outcome.thought,
+        attempts=outcome.attempts, route=route_record(route, cascade, explored=explored),
+        tool_calls=outcome.tool_calls, thought=outcome.thought,
     )
     append(swarm.paths.journal, exchange.to_record())
     if outcome.timings.completion_tokens:
