@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from swarmctl.dispatch.question import Asked
 from swarmctl.exchange import Message, Sampling, ToolCall
+from swarmctl.gateway import images, reading
 from swarmctl.gateway import openai_shape as shape
-from swarmctl.gateway import reading
 from swarmctl.gateway.resident import LEANINGS
 from swarmctl.gateway.surface import Embed, Look, Surface, Talk, ToEmbed
 from swarmctl.gateway.turn import BadRequest, Turn
@@ -146,14 +146,14 @@ def _message(raw: Mapping[str, Any], where: str, called: Mapping[str, str]) -> M
     role = raw.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise BadRequest(f"{where}.role must be one of {', '.join(ROLES)}", param=f"{where}.role")
-    said, images = _content(raw.get("content"), f"{where}.content")
-    if images and role != "user":
+    said, pictures = _content(raw.get("content"), f"{where}.content")
+    if pictures and role != "user":
         raise BadRequest(f"{where}: only a user's message may hold images", param=f"{where}.content")
     calls = tuple(_call(one, f"{where}.tool_calls") for one in reading.entries(raw, "tool_calls"))
     if calls and role != "assistant":
         raise BadRequest(f"{where}: only the assistant calls tools", param=f"{where}.tool_calls")
     if role != "tool":
-        return Message(ROLES[role], said, calls, images=images)
+        return Message(ROLES[role], said, calls, images=pictures)
     answers = reading.text(raw, "tool_call_id")
     if not answers:
         raise BadRequest(f"{where}.tool_call_id is missing", param=f"{where}.tool_call_id")
@@ -168,25 +168,17 @@ def _content(raw: object, where: str) -> tuple[str, tuple[str, ...]]:
         return raw, ()
     if not isinstance(raw, list) or not all(isinstance(part, dict) for part in raw):
         raise BadRequest(f"{where} must be a string or an array of parts", param=where)
-    texts, images = [], []
+    texts, pictures = [], []
     for part in raw:
         kind = part.get("type")
         if kind in ("text", "refusal"):
             texts.append(reading.text(part, str(kind)) or "")
         elif kind == "image_url":
-            images.append(_image(part, where))
+            url = (reading.entry(part, "image_url") or {}).get("url")
+            pictures.append(images.from_url(url, where))
         else:
             raise BadRequest(f"{where}: parts of type {kind!r} are not supported here", param=where)
-    return "\n".join(texts), tuple(images)
-
-
-def _image(part: Mapping[str, Any], where: str) -> str:
-    url = reading.text(reading.entry(part, "image_url") or {}, "url") or ""
-    kind, mark, data = url.partition(";base64,")
-    if not (kind.startswith("data:image/") and mark and data):
-        raise BadRequest(f"{where}: an image must come as data:image/…;base64,…; the gateway fetches nothing",
-                         param=where)
-    return url
+    return "\n".join(texts), tuple(pictures)
 
 
 def _call(raw: object, where: str) -> ToolCall:
