@@ -34,14 +34,15 @@ from recipes.tiny.tasks import KINDS, draw, is_right
 from swarmctl.dispatch.question import Asked, put
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.exchange import ChatRequest, Message
-from swarmctl.fleet.snapshot import Fleet
-from swarmctl.ledger.heard import heard, refit
+from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
+from swarmctl.ledger.heard import heard, read_curves
 from swarmctl.paths import Paths
 from swarmctl.routing.calibration import BY, fit, weights_of
 from swarmctl.routing.confidence import STAGES
 from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.named import runtime
+from swarmctl.verbs import route
 from swarmctl.verbs.rate import Opinion, rate
 
 SHARES, WATTS = {"small": 0.15, "large": 0.015}, {"small": 45.0, "large": 380.0}
@@ -78,10 +79,13 @@ class Home:
     def paths(self):
         return Paths.from_environ({"SWARMCTL_HOME": str(self.folder), "HOME": str(self.folder)})
 
-    def swarm(self):
+    def __post_init__(self):
         hosts = tuple(server.entry(host, 3000.0, 100.0) for host, server in self.servers.items())
         fleet = Fleet("bench", "-", "2026-01-01T00:00:00Z", None, 30.0, BAD_ANSWER, hosts, self.policy)
-        return make_swarm(self.paths, fleet)
+        write_fleet(self.paths.fleet, fleet)
+
+    def swarm(self):
+        return make_swarm(self.paths, read_fleet(self.paths.fleet))
 
     def ask(self, task, model=None):
         asked = Asked(task.question, model=model, temperature=0.0, max_tokens=LONGEST)
@@ -266,7 +270,8 @@ def run(kind, folder, servers, count, labels):
     known: set[str] = set()
     home = Home(folder / "home", servers, Policy(explore=0.0, cascade=True, hedge=False))
     learned = learn(home, questions("even", labels, "labels", known))
-    curves = refit(home.paths)
+    route.fit(home.paths, time.time, lambda line: print(line, file=sys.stderr), wait=60)
+    curves = read_curves(home.paths)
     small = [one for one in heard(home.paths) if one.digest == servers["spinoza"].digest]
     print(f"{kind}: {labels} questions, rated of both models")
     check = self_check(servers["spinoza"], learned)
@@ -278,10 +283,10 @@ def run(kind, folder, servers, count, labels):
         print(f"\n{name}: judged by {curve.by}, gain {curve.gain:.3f} (at least {curve.gain_low:.3f}); "
               "information after " + ", ".join(f"{tokens} tokens {told:.1f}" for tokens, told in
                                                zip((*STAGES, "all"), curve.information, strict=True)))
-    shutil.rmtree(home.paths.state, ignore_errors=True)
+    shutil.rmtree(home.paths.state / "habits")
     for server in servers.values():
         server.throttle(SHARES[server.model])
-    slow(home, questions("even", 12, "speeds", known))
+    slow(home, questions("even", 40, "speeds", known))
     homes = {name: home.copy(name, Policy(explore=0.0, cascade=name == "cascade", hedge=False))
              for name in POLICIES}
     rng = np.random.default_rng(0)

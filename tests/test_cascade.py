@@ -400,7 +400,7 @@ def test_where_the_large_one_is_gone_the_small_one_is_believed_after_all(home):
     row = home.put(replace(FRANCE, prompt="What is the capital of Spain?"), sink)
     assert row.model == "tiny-small"
     assert "".join(sink.pieces) == row.answer
-    assert Cascade(swarm, _both(swarm), request, "routine", named=False).way.prices
+    assert Cascade(swarm, _both(swarm), request, "routine").way.prices
 
 
 def _both(swarm):
@@ -416,7 +416,7 @@ def test_an_escalation_that_finds_nobody_comes_back_to_the_small_one(home):
     home.servers["worlock"].kill()
     sink = Seen()
     request = ChatRequest((Message("user", "What is the capital of France?"),), temperature=0.0)
-    cascade = Cascade(swarm, way, request, "routine", named=False)
+    cascade = Cascade(swarm, way, request, "routine")
     outcome = cascade.answer(sink, time.time)
     assert outcome.answer == "Paris"
     assert outcome.price.candidate.model == "tiny-small"

@@ -22,7 +22,7 @@ from swarmctl.routing.confidence import STAGES, Trail, believe
 from swarmctl.routing.signs import signs
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from swarmctl.dispatch.admission import Terms
     from swarmctl.dispatch.answer import Outcome, Sink
@@ -42,16 +42,16 @@ KEPT = 500
 class Cascade:
     """One question's. `way` is the route as it is to be tried; `said` what happened, for the record."""
 
-    def __init__(self, swarm: Swarm, way: Route, request: ChatRequest, category: Category, *,
-                 named: bool) -> None:
-        """`named` is whether a model was asked for by its name."""
+    def __init__(self, swarm: Swarm, way: Route, request: ChatRequest, category: Category,
+                 barred: str = "") -> None:
+        """`barred` is why the way may not be changed, or empty."""
         self.swarm = swarm
         self.way = way
         self.request = request
         self.said: dict[str, Any] = {}
         self.trail = Trail()
         self.choice: _Choice | None = None
-        if why := _why_not(swarm, request, named):
+        if why := _why_not(swarm, request) or barred:
             self.said = {"decision": "direct", "why": why}
             return
         self.choice, why = _choose(swarm, way, category, read_curves(swarm.paths))
@@ -299,12 +299,10 @@ def _after(before: tuple[Attempt, ...], outcome: Outcome) -> Outcome:
     return replace(outcome, attempts=(*before, *outcome.attempts)) if before else outcome
 
 
-def _why_not(swarm: Swarm, request: ChatRequest, named: bool) -> str:
+def _why_not(swarm: Swarm, request: ChatRequest) -> str:
     """Why a question cannot cascade at all; empty where it can."""
     if not swarm.fleet.routing.cascade:
         return "the inventory's routing has cascade: false"
-    if named:
-        return "a model was asked for by name"
     if request.tools:
         return "calls of tools are never held back"
     if request.schema is not None:
@@ -318,8 +316,9 @@ def _choose(swarm: Swarm, way: Route, category: Category, curves: Curves) -> tup
     """The small model that is worth asking first and the large one behind it; or None, and why not."""
     why = "no model is both better and dearer than another"
     best: _Choice | None = None
-    for small in _cheapest(way):
-        better = [p for p in way.prices if p.candidate.model != small.candidate.model
+    prices = way.prices[:len(way.prices) - way.stand_ins]
+    for small in _cheapest(prices):
+        better = [p for p in prices if p.candidate.model != small.candidate.model
                   and p.good > small.good and _waits(p) > _waits(small)]
         if not better:
             continue
@@ -342,10 +341,10 @@ def _choose(swarm: Swarm, way: Route, category: Category, curves: Curves) -> tup
                   f"{found.large:.1f} s of {best.large.candidate.model}")
 
 
-def _cheapest(way: Route) -> list[Price]:
+def _cheapest(prices: Sequence[Price]) -> list[Price]:
     """The cheapest place of each model."""
     found: dict[str, Price] = {}
-    for price in sorted(way.prices, key=_waits):
+    for price in sorted(prices, key=_waits):
         found.setdefault(price.candidate.model, price)
     return list(found.values())
 

@@ -117,7 +117,8 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     identity = identity or fresh_id(started)
     way, woken = _route(swarm, asked, question, started, asked.conversation or identity)
     way, trial = _tried(swarm, asked, way, identity)
-    cascade = Cascade(swarm, way, request, sort.category, named=bool(asked.model or trial))
+    barred = "a model was asked for by name" if asked.model else trial.why if trial else ""
+    cascade = Cascade(swarm, way, request, sort.category, barred)
     if routed:
         routed(cascade.way, sort)
 
