@@ -126,10 +126,10 @@ class _Wait:
 
     def until_admitted(self) -> Admitted:
         policy = self.swarm.fleet.routing
-        signs, due = (0, 0), 0.0
+        signs, due, woken = (0, 0), 0.0, False
         while True:
             now, seen = time.monotonic(), self._signs()
-            if now >= due or (seen != signs and self.rank < NEAR):
+            if woken or now >= due or (seen != signs and self.rank < NEAR):
                 signs, due = seen, now + RECHECK + PER_RANK * self.rank
                 if admitted := self._try(now):
                     return admitted
@@ -138,7 +138,8 @@ class _Wait:
                 raise self._busy(f"no slot became free within {policy.queue_seconds:.0f} s")
             self._tell(now)
             check_hangup()
-            time.sleep(random.uniform(*POLL) * (1 + self.rank / NEAR))  # noqa: S311  jitter, no secret
+            pause = random.uniform(*POLL) * (1 + self.rank / NEAR)  # noqa: S311  jitter, no secret
+            woken = self.ticket.sleep(pause)
 
     def _try(self, now: float) -> Admitted | None:
         """Claim the slot of the cheapest candidate, if it is free and nobody ahead wants it."""

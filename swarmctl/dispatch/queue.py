@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
+import threading
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -27,6 +28,11 @@ AGEING = 10.0
 ORIGIN = 1e9
 #: More than any ticket says.
 LONGEST = 1 << 16
+#: So many of the first in line are woken when something has changed; each that leaves wakes the next.
+WOKEN = 2
+
+_line_lock = threading.Lock()
+_line: dict[str, threading.Event] = {}
 
 
 class Ticket:
@@ -42,6 +48,15 @@ class Ticket:
         fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody knows of it yet
         os.replace(part, f"{self._folder}/{self.name}")  # noqa: PTH105
         self._wants = ""
+        self._woken = threading.Event()
+        with _line_lock:
+            _line[self.name] = self._woken
+
+    def sleep(self, seconds: float) -> bool:
+        """Wait so long, or until this process frees a slot; whether it did."""
+        woken = self._woken.wait(seconds)
+        self._woken.clear()
+        return woken
 
     def wants(self, candidates: Iterable[Candidate]) -> None:
         """Say what is waited for; until then it is everything."""
@@ -65,12 +80,23 @@ class Ticket:
             os.unlink(f"{self._folder}/{self.name}")  # noqa: PTH108
         os.close(self._descriptor)
         self._descriptor = -1
+        with _line_lock:
+            _line.pop(self.name, None)
+        wake()
 
     def __enter__(self) -> Ticket:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def wake() -> None:
+    """Let the first of this process's own look at once; those of others see it within a poll."""
+    if _line:
+        with _line_lock:
+            for name in sorted(_line)[:WOKEN]:
+                _line[name].set()
 
 
 def before(candidate: Candidate, ahead: Iterable[frozenset[str]]) -> int:

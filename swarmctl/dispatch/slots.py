@@ -13,6 +13,8 @@ import time
 from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
+from swarmctl.dispatch.queue import wake
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -43,6 +45,7 @@ class Slot:
             self._descriptor = None
             with suppress(OSError):  # nobody has ever waited
                 os.utime(self._freed, ns=(time.time_ns(), time.time_ns()))
+            wake()
 
     def __enter__(self) -> Slot:
         return self
