@@ -23,7 +23,7 @@ PACKAGES = ("openai", "anthropic", "ollama", "llm")
 ROWS = ("models are listed", "chat", "chat, streamed", "a begun answer is gone on from",
         "tools, a round trip", "structured output", "log-probabilities", "completions", "vectors",
         "the conversation goes on by its id", "tokens are counted",
-        "images are passed on; a refusal comes back", "unknown model", "wrong key", "wrong body",
+        "an image, where no model can see", "unknown model", "wrong key", "wrong body",
         "prompt too long", "what is not offered says so")
 
 Test = TypeVar("Test", bound=Callable[..., None])

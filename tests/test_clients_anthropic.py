@@ -121,7 +121,7 @@ def test_tokens_are_estimated_without_asking_a_model(client, gateway):
     assert len(gateway.cli.rows()) == before
 
 
-@conforms(CLIENT, "images are passed on; a refusal comes back")
+@conforms(CLIENT, "an image, where no model can see")
 def test_a_model_that_cannot_see_says_so(client, model):
     with pytest.raises(anthropic.BadRequestError, match="cannot see images"):
         client.messages.create(model=model, max_tokens=9, messages=[{"role": "user", "content": [

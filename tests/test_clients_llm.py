@@ -89,7 +89,7 @@ def test_a_completion(llm):
     assert said.stdout.strip() == "Paris"
 
 
-@conforms(CLIENT, "images are passed on; a refusal comes back")
+@conforms(CLIENT, "an image, where no model can see")
 def test_a_model_that_cannot_see_says_so(llm, tmp_path):
     (tmp_path / "dot.png").write_bytes(base64.b64decode("iVBORw0KGgo="))
     done = llm("-m", "swarm", "-a", str(tmp_path / "dot.png"), "What is this?", status=1)

@@ -101,7 +101,7 @@ def test_documents_are_embedded_through_either_endpoint(backend):
     assert len(one["embedding"]) == 80
 
 
-@conforms(OLLAMA, "images are passed on; a refusal comes back")
+@conforms(OLLAMA, "an image, where no model can see")
 @conforms(OLLAMA, "wrong key")
 @conforms(OLLAMA, "unknown model")
 @conforms(OLLAMA, "what is not offered says so")
@@ -171,7 +171,7 @@ def test_documents_are_embedded_by_an_openai_connection(backend):
     assert [len(one["embedding"]) for one in found["data"]] == [80, 80]
 
 
-@conforms(OPENAI, "images are passed on; a refusal comes back")
+@conforms(OPENAI, "an image, where no model can see")
 @conforms(OPENAI, "unknown model")
 @conforms(OPENAI, "wrong key")
 def test_an_error_of_an_openai_connection_is_an_object_with_a_message(backend):

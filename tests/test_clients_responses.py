@@ -96,7 +96,7 @@ def test_log_probabilities(client):
     assert len(tokens[0].top_logprobs) == 2
 
 
-@conforms(CLIENT, "images are passed on; a refusal comes back")
+@conforms(CLIENT, "an image, where no model can see")
 def test_a_model_that_cannot_see_says_so(client):
     with pytest.raises(openai.BadRequestError, match="cannot see images"):
         client.responses.create(model="tooly", input=[{"role": "user", "content": [
