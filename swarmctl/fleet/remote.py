@@ -372,8 +372,8 @@ def foreign_errors() -> tuple[type[Exception], ...]:
     import paramiko
 
     return (paramiko.SSHException, paramiko.pkey.UnknownKeyType, OSError, EOFError,
-            fabric.exceptions.GroupException,
-            fabric.exceptions.NothingToDo, invoke.exceptions.Failure, invoke.exceptions.ThreadException)
+            fabric.exceptions.GroupException, fabric.exceptions.NothingToDo,
+            invoke.exceptions.Failure, invoke.exceptions.ThreadException)
 
 
 def translate(exc: Exception, host: str, ssh: str, *, connecting: bool) -> RemoteError:
@@ -395,6 +395,5 @@ def translate(exc: Exception, host: str, ssh: str, *, connecting: bool) -> Remot
         return HostUnreachable(f"it accepts a connection and then opens no SSH session ({said})", host=host,
                                hint=f"frozen, overloaded, or no SSH server? `ssh -v {ssh}` shows it")
     if connecting:
-        return HostUnreachable(f"no SSH connection ({said})", host=host,
-                               hint=UNREACHABLE_HINT.format(ssh=ssh))
+        return HostUnreachable(f"no SSH connection ({said})", host=host, hint=UNREACHABLE_HINT.format(ssh=ssh))
     return ConnectionLost(f"the connection broke ({said})", host=host, hint="run the same again")
