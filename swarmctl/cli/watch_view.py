@@ -198,9 +198,9 @@ def _recent(picture: Picture, room: Room) -> list[Text]:
     if not picture.recent:
         return [*shown, Text("no questions yet: swarmctl ask …", DIM)]
     where = min(30, max(16, room.width // 4))
-    question = room.width - where - 35
-    shown.append(Text("time     " + "question".ljust(question) + "   " + "answered by".ljust(where)
-                      + "  first   whole tok/s", LABEL))
+    question = room.width - where - 32
+    shown.append(Text("time     " + "question".ljust(question + 2) + "answered by".ljust(where - 1)
+                      + "   first   whole tok/s", LABEL))
     for row in picture.recent[:max(0, room.height - 2)]:
         shown.append(_asked(picture, row, question, where))
     return shown
@@ -216,7 +216,7 @@ def _asked(picture: Picture, row: Recent, question: int, where: int) -> Text:
     return Text.assemble(
         (clock, DIM), " ", (set_cell_size(_plain(row.question), question - 1), "red" if failed else ""), " ",
         mark, " ", (set_cell_size(by, where - 1), DIM),
-        *((f"{row.finish:>21}", "red"),) if failed else (
+        *((f"{row.finish:>22}", "red"),) if failed else (
             f"{_span(row.first):>8}", f"{_span(row.total):>8}", (f"{row.speed or 0:6.0f}", DIM)))
 
 

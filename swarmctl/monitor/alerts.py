@@ -121,6 +121,13 @@ def rules() -> str:
     return f"# Written by `swarmctl metrics alerts`. See docs/monitoring.md.\n{body}"
 
 
+def reference() -> str:
+    """The table of docs/monitoring.md."""
+    rows = (f"| {one.name} | {one.severity} | `{one.expr.replace('|', chr(92) + '|')}` | {one.held} |"
+            for one in ALERTS)
+    return "\n".join(("| alert | severity | when | for |", "|---|---|---|---|", *rows, ""))
+
+
 def seen_now(hosts: Sequence[HostSeen]) -> Iterator[tuple[str, str]]:
     """(host, what is wrong) of the hosts that answer, by the same limits as the rules."""
     for host in hosts:
