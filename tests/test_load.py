@@ -17,18 +17,22 @@ import pytest
 from recorded import paths_under
 from running import Cli, ask_json, slowed
 from test_ask import LONG, Server
+from test_ollama import FOLDER
+from test_ollama import Server as OllamaServer
 
 from swarmctl.dispatch.admission import take
 from swarmctl.dispatch.hedge import Race, rivals
 from swarmctl.dispatch.queue import length
 from swarmctl.dispatch.slots import claimed
 from swarmctl.dispatch.swarm import make_swarm
-from swarmctl.exchange import ChatRequest, Message
+from swarmctl.errors import ServerFull, ServerUnavailable
+from swarmctl.exchange import ChatRequest, Chunk, Message
 from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
 from swarmctl.routing.cost import Question, Standing, price
 from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.llamacpp import LlamaCpp
+from swarmctl.runtimes.ollama import Ollama
 
 pytestmark = [pytest.mark.runtime, pytest.mark.timeout(240)]
 
@@ -362,6 +366,35 @@ def test_the_budget_ends_hedging_before_it_doubles_the_load(swarm, servers, bad)
         for file in (cli.paths.state / "breakers").glob("*.json"):
             file.unlink()
     assert hedged == 1, "one was saved up"
+
+
+@pytest.mark.skipif(not FOLDER, reason="SWARMCTL_TEST_OLLAMA names no Ollama")
+def test_an_ollama_whose_queue_is_full_is_no_broken_one(tmp_path, monkeypatch):
+    monkeypatch.setenv("OLLAMA_MAX_QUEUE", "1")
+    server = OllamaServer(tmp_path)
+    try:
+        server.create("small")
+        said, question = [], ChatRequest((Message("user", CAPITAL),), 4)
+
+        def ask() -> None:
+            try:
+                said.extend(Ollama().chat(server.endpoint("small"), question, connect_timeout=5,
+                                          first_token_timeout=60, token_timeout=30))
+            except ServerUnavailable as exc:
+                said.append(exc)
+
+        threads = [threading.Thread(target=ask, daemon=True) for _ in range(12)]
+        for one in threads:
+            one.start()
+        for one in threads:
+            one.join(90)
+    finally:
+        os.killpg(server.process.pid, signal.SIGTERM)
+        server.process.wait(30)
+    refused = [one for one in said if isinstance(one, ServerUnavailable)]
+    assert refused
+    assert {type(one) for one in refused} == {ServerFull}
+    assert any(isinstance(one, Chunk) and one.finish for one in said)
 
 
 def test_a_stopped_process_holds_nobody_up_but_its_own_slot(swarm, servers):

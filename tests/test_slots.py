@@ -10,10 +10,15 @@ from dataclasses import replace
 
 import pytest
 from recorded import paths_under
-from test_routing import SMALL
+from test_routing import SMALL, TARIFF
 
+from swarmctl.dispatch.admission import TERMS, admit
 from swarmctl.dispatch.queue import AGEING, Ticket, before, empty, length
 from swarmctl.dispatch.slots import claim, claimed, freed_at
+from swarmctl.dispatch.swarm import Swarm
+from swarmctl.fleet.snapshot import Fleet, HostEntry
+from swarmctl.routing.cost import Question, Standing, price
+from swarmctl.runtimes.http import Hangup, HungUp, until
 
 HERE = replace(SMALL, host="spinoza", server="llamacpp-small")
 
@@ -160,9 +165,9 @@ def test_a_state_folder_that_cannot_be_written_keeps_no_question_from_being_aske
 
 def test_equals_wait_in_the_order_in_which_they_came(paths):
     with Ticket(paths, 0) as first, Ticket(paths, 0) as second, Ticket(paths, 0) as third:
-        assert [len(one.ahead()) for one in (first, second, third)] == [0, 1, 2]
+        assert [len(one.line()[0]) for one in (first, second, third)] == [0, 1, 2]
         first.close()
-        assert [len(one.ahead()) for one in (second, third)] == [0, 1]
+        assert [len(one.line()[0]) for one in (second, third)] == [0, 1]
 
 
 def test_the_important_come_earlier_and_time_makes_up_for_it(paths, monkeypatch):
@@ -170,27 +175,51 @@ def test_the_important_come_earlier_and_time_makes_up_for_it(paths, monkeypatch)
     clock = iter((now, now + 1, now + AGEING + 2))
     monkeypatch.setattr("swarmctl.dispatch.queue.time.monotonic", lambda: next(clock))
     with Ticket(paths, 0) as plain, Ticket(paths, 1) as important, Ticket(paths, 1) as late:
-        assert [len(one.ahead()) for one in (important, plain, late)] == [0, 1, 2]
+        assert [len(one.line()[0]) for one in (important, plain, late)] == [0, 1, 2]
 
 
 def test_who_waits_for_another_server_is_not_in_the_way(paths):
     elsewhere = replace(HERE, host="worlock")
     with Ticket(paths, 0) as first, Ticket(paths, 0) as second, Ticket(paths, 0) as third:
-        assert before(HERE, third.ahead()) == 2, "who has not said yet wants everything"
+        assert before(HERE, third.line()[0]) == 2, "who has not said yet wants everything"
         first.wants([elsewhere])
         second.wants([elsewhere, HERE])
-        assert before(HERE, third.ahead()) == 1
-        assert before(elsewhere, third.ahead()) == 2
+        assert before(HERE, third.line()[0]) == 1
+        assert before(elsewhere, third.line()[0]) == 2
         second.wants([elsewhere])
-        assert before(HERE, third.ahead()) == 0
+        assert before(HERE, third.line()[0]) == 0
+
+
+def test_who_is_gone_leaves_the_queue_at_once(paths):
+    """As a client of the gateway that hangs up while its question waits."""
+    entry = HostEntry(HERE.host, "local", "/tmp", 2.0, 1.0, 1.0, 0.3, "EUR", (), ())
+    swarm = Swarm(paths, Fleet("i", "d", "w", None, 30.0, 60.0, (entry,)), (HERE,))
+    hangup, ended = Hangup(), []
+
+    def ask() -> None:
+        with until(hangup), pytest.raises(HungUp):
+            admit(swarm, [price(Question("routine", 9), HERE, Standing(slots=1), TARIFF)], TERMS)
+        ended.append(time.monotonic())
+
+    with claim(paths, HERE, 1):
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        deadline = time.monotonic() + 10
+        while not length(paths):
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        hangup.now()
+        thread.join(10)
+        assert ended
+    assert empty(paths)
 
 
 def test_the_ticket_of_a_killed_process_is_nobodys(others, paths):
     others[0].do("wait", 5)
     with Ticket(paths, 0) as mine:
-        assert len(mine.ahead()) == 1
+        assert len(mine.line()[0]) == 1
         assert length(paths) == 2
         others[0].kill()
-        assert mine.ahead() == ()
+        assert mine.line()[0] == ()
         assert length(paths) == 1
     assert empty(paths)

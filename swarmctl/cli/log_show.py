@@ -48,6 +48,8 @@ def _brief(params: Mapping[str, Any]) -> dict[str, Any]:
 
 def _timings(timings: Mapping[str, Any]) -> str:
     parts = []
+    if waited := timings.get("queue_seconds"):
+        parts.append(f"waited {waited:.2f} s")
     if (first := timings.get("first_token_seconds")) is not None:
         parts.append(f"first token {first:.2f} s")
     parts += _phase("prompt", timings.get("prompt_tokens"), timings.get("prompt_seconds"))
