@@ -1,4 +1,4 @@
-"""The table in docs/apis.md is the one that the tests of the clients make, and says what the gateway serves."""
+"""The table in docs/apis.md is the one that the tests of the clients make; the page knows every path."""
 
 from __future__ import annotations
 
