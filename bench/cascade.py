@@ -33,9 +33,12 @@ from throttled import Server
 from recipes.tiny.tasks import KINDS, draw, is_right
 from swarmctl.dispatch.question import Asked, put
 from swarmctl.dispatch.swarm import make_swarm
+from swarmctl.evaluation.learned import Known, Vectors
+from swarmctl.evaluation.left_out import beliefs_left_out
 from swarmctl.exchange import ChatRequest, Message
 from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
 from swarmctl.ledger.heard import heard, read_curves
+from swarmctl.ledger.routers import read_opinions
 from swarmctl.paths import Paths
 from swarmctl.routing.calibration import BY, fit, weights_of
 from swarmctl.routing.confidence import STAGES
@@ -272,7 +275,7 @@ def run(kind, folder, servers, count, labels):
     learned = learn(home, questions("even", labels, "labels", known))
     route.fit(home.paths, time.time, lambda line: print(line, file=sys.stderr), wait=60)
     curves = read_curves(home.paths)
-    small = [one for one in heard(home.paths) if one.digest == servers["spinoza"].digest]
+    small = [one for one in heard(home.paths, _expected(home)) if one.digest == servers["spinoza"].digest]
     print(f"{kind}: {labels} questions, rated of both models")
     check = self_check(servers["spinoza"], learned)
     signals_table(small, check)
@@ -292,6 +295,13 @@ def run(kind, folder, servers, count, labels):
     rng = np.random.default_rng(0)
     for mix in MIXES:
         show(mix, measure(homes, questions(mix, count, f"asked {mix}", set(known))), rng)
+
+
+def _expected(home):
+    """What the router was to believe of each answer, had it not seen its prompt."""
+    served = [one for entry in read_fleet(home.paths.fleet).hosts for one in entry.served]
+    known = [Known(one.model, one.digest, one.parameters, one.quality) for one in served]
+    return beliefs_left_out(read_opinions(home.paths), known, Vectors())
 
 
 def slow(home, tasks):

@@ -24,13 +24,14 @@ from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.exchange import ChatRequest, Message, Sampling
 from swarmctl.fleet.ports import free_ports
 from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
-from swarmctl.ledger.heard import NAMES, refit
+from swarmctl.ledger.heard import NAMES, read_curves
 from swarmctl.paths import Paths
 from swarmctl.routing.cascade import TOGETHER, Stakes, plan
 from swarmctl.routing.confidence import SIGNALS, STAGES, WHOLE, log_odds, probability
 from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.named import runtime
+from swarmctl.verbs import route
 from swarmctl.verbs.rate import Opinion, rate
 
 SPEAKS = Stakes(before=0.6, large=0.9, start=0.2, token=0.05, tokens=32, direct=12.0, bad=60.0,
@@ -367,18 +368,10 @@ def test_a_small_model_whose_host_is_down_costs_no_answer(home):
 def test_a_small_model_that_dies_while_it_is_held_leaves_no_trace_in_the_answer(home, servers):
     home.curves(0.0)
     sink = Seen()
-    asked = replace(FRANCE, prompt="Spell strawberry.")
+    asked = replace(FRANCE, prompt="Spell strawberrystrawberrystrawberry.", max_tokens=60)
     victim = servers["spinoza"]
-
-    def strike():
-        deadline = time.monotonic() + 60
-        while not runtime("llamacpp").load(Endpoint(port=victim.port), timeout=20).busy:
-            if time.monotonic() > deadline:
-                return
-        victim.kill()
-
-    with slowed(victim.process.pid, share=0.03), contextlib.suppress(ProcessLookupError):
-        thread = threading.Thread(target=strike, daemon=True)
+    with slowed(victim.process.pid, share=0.01), contextlib.suppress(ProcessLookupError):
+        thread = threading.Timer(1.0, victim.kill)
         thread.start()
         row = home.put(asked, sink)
         thread.join(60)
@@ -453,8 +446,8 @@ def test_a_swarm_that_is_rated_learns_to_cascade(home):
         row = home.put(Asked(question, model="tiny-small", temperature=0.0, max_tokens=40))
         good = question in capitals
         rate(home.paths, Opinion("up" if good else "down"), terminal="t", now=time.time(), id_part=row.id)
-    curves = refit(home.paths)
-    assert curves.of("digest-small", "routine").speaks
+    route.fit(home.paths, time.time, lambda _: None, wait=5)
+    assert read_curves(home.paths).of("digest-small", "routine").speaks
     row = ask_json(home.cli, "What is the capital of Denmark?", "--temperature", "0")
     assert row["route"]["cascade"]["decision"] in ("commit", "escalate")
 

@@ -173,9 +173,9 @@ def test_the_latest_rating_that_was_not_taken_back_counts(tmp_path):
     first, second = rating(1, row, -1.0), rating(2, row, 1.0)
     append(paths.journal, first.to_record())
     append(paths.journal, second.to_record())
-    assert [one.good for one in heard(paths)] == [1.0]
+    assert [one.good for one in heard(paths, {})] == [1.0]
     append(paths.journal, rating(3, row, 1.0, undoes=second.id).to_record())
-    assert [one.good for one in heard(paths)] == [0.0]
+    assert [one.good for one in heard(paths, {})] == [0.0]
 
 
 def test_answers_without_probabilities_teach_nothing(tmp_path):

@@ -7,7 +7,7 @@ from the journal at any time, so a file that is garbage counts as none.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
@@ -27,9 +27,10 @@ if TYPE_CHECKING:
 NAMES = (*SIGNALS, *SIGNS)
 
 
-def refit(paths: Paths) -> Curves:
-    """Fit the curves on all ratings so far and store them. Raises LedgerError."""
-    curves = fit(list(heard(paths)))
+def refit(paths: Paths, before: Mapping[tuple[str, str], float] | None = None) -> Curves:
+    """Fit the curves on all ratings so far and store them. `before` is what was to be believed before each
+    answer, by (opinion, exchange); where it says nothing, what was recorded then. Raises LedgerError."""
+    curves = fit(list(heard(paths, before or {})))
     raw = {"names": NAMES, "stages": STAGES, **asdict(curves)}
     try:
         write_whole(_file(paths), json.dumps(raw))
@@ -52,13 +53,13 @@ def read_curves(paths: Paths) -> Curves:
         return Curves()
 
 
-def heard(paths: Paths) -> Iterator[Heard]:
+def heard(paths: Paths, before: Mapping[tuple[str, str], float]) -> Iterator[Heard]:
     """The rated answers whose tokens' probabilities were recorded. Raises LedgerError."""
     from swarmctl.ledger.routers import read_opinions
 
     for opinion in read_opinions(paths):
         if found := _heard(opinion):
-            yield found
+            yield replace(found, before=before.get((opinion.id, opinion.exchange), found.before))
 
 
 def heard_record(before: float, trail: Trail, signs: Sequence[float]) -> dict[str, Any]:

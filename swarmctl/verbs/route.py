@@ -12,6 +12,7 @@ from swarmctl.dispatch.record import timestamp
 from swarmctl.dispatch.shadow import SHADOW_VIA
 from swarmctl.errors import SwarmError, UsageError
 from swarmctl.evaluation.learned import Known, Vectors, learn
+from swarmctl.evaluation.left_out import beliefs_left_out
 from swarmctl.evaluation.replay import FEWEST, Replayed, replay
 from swarmctl.exchange import Message
 from swarmctl.fleet.locks import local_lock
@@ -92,7 +93,7 @@ def fit(paths: Paths, clock: Callable[[], float], say: Callable[[str], None], *,
         except ValueError as exc:
             raise SwarmError(f"nothing to learn: {exc}", hint="`swarmctl up` serves models") from exc
         say("fitting how sure models are of their answers")
-        heard.refit(paths)
+        heard.refit(paths, beliefs_left_out(opinions, _served(paths), _vectors(paths)))
         seconds = clock() - begun
         routers.keep(paths, weights, counted, {
             "prompts": prompts, "left_out": left_out, "seconds": round(seconds, 2),
