@@ -6,6 +6,8 @@ import json
 import sys
 from typing import TYPE_CHECKING, TextIO
 
+from swarmctl.routing.latency import forecast
+
 if TYPE_CHECKING:
     from swarmctl.exchange import Attempt, Exchange, ToolCall
     from swarmctl.routing.category import Categorised
@@ -109,8 +111,9 @@ def show_route(route: Route, sort: Categorised, err: TextIO = sys.stderr) -> Non
     err.write(table(route))
     for out in route.excluded:
         err.write(f"  out: {out.candidate.model} on {out.candidate.host}: {out.reason}\n")
-    first = route.chosen.candidate
-    err.write(f"→ {first.model} on {first.host}: {route.reason}\n\n")
+    first, token = route.chosen.candidate, forecast(route.chosen).first
+    err.write(f"→ {first.model} on {first.host}: {route.reason}\n")
+    err.write(f"  its first token: {token.mean:.2f} s, 19 times in 20 within {token.p95:.2f} s\n\n")
     err.flush()
 
 
