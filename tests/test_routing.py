@@ -122,6 +122,17 @@ def test_who_waits_takes_the_slow_host_only_where_waiting_for_the_quick_one_is_d
     assert {price.candidate.host for price in many_ahead.wanted} == {"worlock", "calisota"}
 
 
+def test_who_would_hold_up_many_takes_the_slow_host_sooner():
+    quick = price(Question("code", 60, max_tokens=60), LARGE, FREE, TARIFF)
+    slow = price(Question("code", 60, max_tokens=60),
+                 replace(LARGE, host="calisota", habits=Habits(2000.0, 12.0)), FREE, TARIFF)
+    for behind, host in ((0, "worlock"), (40, "calisota")):
+        place = best_place([quick, slow], [(1, 0), (0, 0)], behind)
+        assert place.best.candidate.host == host
+        own_wait = [price.queue for price in place.prices]
+        assert own_wait == [quick.prefill + quick.decode, 0.0]
+
+
 speeds = st.floats(0, 1e5, allow_nan=False)
 
 

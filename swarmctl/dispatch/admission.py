@@ -143,13 +143,13 @@ class _Wait:
 
     def _try(self, now: float) -> Admitted | None:
         """Claim the slot of the cheapest candidate, if it is free and nobody ahead wants it."""
-        ahead = self.ticket.ahead()
+        ahead, behind = self.ticket.line()
         self.rank = len(ahead)
         if now - self.looked >= LOOK_AGAIN * (1 + self.rank):
             self._look_again()
         allowed = [price for price in self.prices if self._allowed(price)]
         asked = allowed or self.prices
-        place = best_place(asked, [self._line(price, ahead) for price in asked])
+        place = best_place(asked, [self._line(price, ahead) for price in asked], behind)
         self.expected = min(price.queue for price in place.prices)
         if not place.best.queue and (admitted := take(self.swarm.paths, place.best, anyway=not allowed)):
             return replace(admitted, waited=time.monotonic() - self.began)

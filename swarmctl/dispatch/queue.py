@@ -67,10 +67,13 @@ class Ticket:
                 os.pwrite(self._descriptor, said.encode(), 0)
                 os.ftruncate(self._descriptor, len(said.encode()))
 
-    def ahead(self) -> tuple[frozenset[str], ...]:
-        """What each of those before us wants, the first in line first; an empty set is everything."""
-        return tuple(wanted for name in _names(self._folder) if name < self.name
-                     if (wanted := _read(f"{self._folder}/{name}")) is not None)
+    def line(self) -> tuple[tuple[frozenset[str], ...], int]:
+        """What each of those before us wants, the first in line first (an empty set is everything), and how
+        many stand behind us."""
+        names = list(_names(self._folder))
+        ahead = tuple(wanted for name in names if name < self.name
+                      if (wanted := _read(f"{self._folder}/{name}")) is not None)
+        return ahead, sum(name > self.name for name in names)
 
     def close(self) -> None:
         """Leave; once more does nothing."""
