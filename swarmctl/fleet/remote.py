@@ -253,8 +253,7 @@ class GatePolicy:
         self._gate = gate
         self._presented = b""
 
-    def transport(self, sock: socket.socket,
-                  **options: Any) -> Transport:  # noqa: ANN401  as paramiko calls it
+    def transport(self, sock: socket.socket, **options: Any) -> Transport:  # noqa: ANN401  its signature
         """A transport that asks for the gate's algorithms and keeps the very bytes the host presented."""
         import paramiko
 
@@ -395,5 +394,6 @@ def translate(exc: Exception, host: str, ssh: str, *, connecting: bool) -> Remot
         return HostUnreachable(f"it accepts a connection and then opens no SSH session ({said})", host=host,
                                hint=f"frozen, overloaded, or no SSH server? `ssh -v {ssh}` shows it")
     if connecting:
-        return HostUnreachable(f"no SSH connection ({said})", host=host, hint=UNREACHABLE_HINT.format(ssh=ssh))
+        return HostUnreachable(f"no SSH connection ({said})", host=host,
+                               hint=UNREACHABLE_HINT.format(ssh=ssh))
     return ConnectionLost(f"the connection broke ({said})", host=host, hint="run the same again")
