@@ -1,0 +1,113 @@
+"""swarmctl's own policy: the very functions that `ask` and `serve` call, with the simulation's clock.
+
+Prices, their order, where a question waits, what is learned of each answer and the circuit breakers are
+`swarmctl.routing`'s; the queue is dispatch.queue and dispatch.admission without their files.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from simulated.replay import Policy
+from simulated.traffic import CHARACTERS
+from swarmctl.errors import NoCandidate
+from swarmctl.exchange import Timings
+from swarmctl.routing.breaker import CLOSED, failed
+from swarmctl.routing.cost import Candidate, Habits, Question, Standing, Tariff, choose
+from swarmctl.routing.latency import fold
+from swarmctl.routing.waiting import best_place
+
+#: Of eight billion parameters, as every host serves here: routing is about load alone.
+PARAMETERS = 8_000_000_000
+
+
+class Swarmctl(Policy):
+    """Prices every host, claims a slot or waits for the one it prefers, and learns from each answer."""
+
+    name = "swarmctl"
+
+    def __init__(self, machines, seed=0):  # noqa: ARG002
+        self.candidates = {machine.name: _candidate(machine) for machine in machines}
+        self.busy = dict.fromkeys(self.candidates, 0)
+        self.ahead = dict.fromkeys(self.candidates, 0)
+        self.breakers = dict.fromkeys(self.candidates, CLOSED)
+        self.behind = 0
+        self.holder = {}
+        self.under_way = {}
+        self.tariff = Tariff()
+
+    def pick(self, question, hosts, now):
+        """The first of the route; None where its slots are taken, or everything is out."""
+        if not any(self.busy[name] < host.machine.slots for name, host in hosts.items()):
+            return None
+        standings = [(candidate, self._standing(candidate, question, hosts[name], now))
+                     for name, candidate in self.candidates.items()]
+        try:
+            route = choose(Question(question.category, question.characters), standings, self.tariff)
+        except NoCandidate:
+            return None
+        behind, self.behind = self.behind, max(0, self.behind - 1)
+        lines = [(self.busy[price.candidate.host],
+                  self.ahead[price.candidate.host]) for price in route.prices]
+        place = best_place(route.prices, lines, behind)
+        if not place.best.queue:
+            self.under_way[question.number] = place.best
+            return place.best.candidate.host
+        for price in place.wanted:
+            self.ahead[price.candidate.host] += 1
+        return None
+
+    def order(self, waiting, now):  # noqa: ARG002
+        """First come, first considered."""
+        self.ahead, self.behind = dict.fromkeys(self.candidates, 0), len(waiting) - 1
+        return sorted(waiting, key=lambda question: question.at)
+
+    def sent(self, question, host, now):  # noqa: ARG002
+        """A claim."""
+        self.busy[host] += 1
+
+    def answered(self, one, host, now):
+        """The claim is over, and its clock is learned."""
+        name, question = host.machine.name, one.question
+        self.busy[name] -= 1
+        self.breakers[name] = CLOSED
+        self.holder[question.conversation] = name
+        price = self.under_way.pop(question.number)
+        timings = Timings(prompt_tokens=question.prompt, cached_tokens=one.cached,
+                          prompt_seconds=one.read - max(one.started, one.ready),
+                          completion_tokens=question.answer, decode_seconds=now - one.read,
+                          load_seconds=max(0.0, one.ready - one.started),
+                          first_token_seconds=one.read - one.sent, total_seconds=now - one.started)
+        candidate = self.candidates[name]
+        after = fold(candidate.habits, category=question.category, characters=question.characters,
+                     finish="stop",
+                     timings=timings, expected=price, company=price.busy)
+        self.candidates[name] = replace(candidate, habits=after)
+
+    def failed(self, question, host, now):
+        """Its breaker opens."""
+        if self.under_way.pop(question.number, None) and self.busy[host]:
+            self.busy[host] -= 1
+        self.breakers[host] = failed(self.breakers[host], "refused", "down", now)
+
+    def refused(self, question, host, now):
+        """The host took nothing: nothing was claimed there."""
+        self.under_way.pop(question.number, None)
+        self.breakers[host] = failed(self.breakers[host], "refused", "down", now)
+
+    def _standing(self, candidate, question, host, now):
+        name = candidate.host
+        state = self.breakers[name].state(now)
+        if state == "open" or (state == "half-open" and self.busy[name]):
+            return Standing(out="it failed just now")
+        cached = question.history * CHARACTERS if self.holder.get(question.conversation) == name else 0
+        return Standing(loaded=not host.cold(now), busy=self.busy[name],
+                        slots=host.machine.slots, cached_characters=round(cached))
+
+
+def _candidate(machine):
+    habits = Habits(machine.prefill, machine.decode, 0.0, CHARACTERS)
+    return Candidate(machine.name, "llamacpp", "s", "model", "d", "t", 1, 0, machine.slots, PARAMETERS,
+                     habits,
+                     load_seconds=machine.load_seconds, idle_watts=machine.idle_watts,
+                     load_watts=machine.load_watts, energy_price=0.30)

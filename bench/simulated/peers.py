@@ -1,0 +1,159 @@
+"""What gateways do today, and what nobody can do: the policies that swarmctl is compared with.
+
+All of the gateways send a question on at once; it then waits in its host's own queue. LiteLLM's two are
+written after router_strategy/least_busy.py and lowest_latency.py (its averages keep the first nine samples
+and the newest one) and its cooldown of five seconds for a deployment that failed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+
+from simulated.replay import Policy
+
+COOLDOWN = 5.0
+
+
+class Counting(Policy):
+    """Knows how many of its own questions are under way at each host, and leaves alone who failed just
+    now."""
+
+    def __init__(self, machines, seed=0):  # noqa: ARG002
+        self.rng = random.Random(seed)
+        self.busy = defaultdict(int)
+        self.out = {}
+
+    def well(self, hosts, now):
+        """The hosts that may be tried."""
+        return [name for name in hosts if self.out.get(name, -1.0) <= now] or list(hosts)
+
+    def sent(self, question, host, now):  # noqa: ARG002
+        """One more."""
+        self.busy[host] += 1
+
+    def answered(self, one, host, now):  # noqa: ARG002
+        """One less."""
+        self.busy[host.machine.name] -= 1
+
+    def failed(self, question, host, now):  # noqa: ARG002
+        """It is left alone for a while."""
+        self.busy[host] -= 1
+        self.out[host] = now + COOLDOWN
+
+    def refused(self, question, host, now):  # noqa: ARG002
+        """It never was under way."""
+        self.out[host] = now + COOLDOWN
+
+
+class RoundRobin(Counting):
+    """One after the other."""
+
+    name = "round robin"
+
+    def __init__(self, machines, seed=0):
+        super().__init__(machines, seed)
+        self.turn = 0
+
+    def pick(self, question, hosts, now):  # noqa: ARG002
+        """The next one."""
+        well = self.well(hosts, now)
+        self.turn += 1
+        return well[self.turn % len(well)]
+
+
+class LeastConnections(Counting):
+    """Fewest under way per slot (a weighted least connections, kinder to it than the plain one)."""
+
+    name = "least connections"
+
+    def pick(self, question, hosts, now):  # noqa: ARG002
+        """The least loaded, at random among equals."""
+        well = self.well(hosts, now)
+        self.rng.shuffle(well)
+        return min(well, key=lambda name: self.busy[name] / hosts[name].machine.slots)
+
+
+class RandomOfTwo(Counting):
+    """The less loaded of two at random (Mitzenmacher 2001)."""
+
+    name = "random of two"
+
+    def pick(self, question, hosts, now):  # noqa: ARG002
+        """Two at random, the better of them."""
+        well = self.well(hosts, now)
+        two = self.rng.sample(well, min(2, len(well)))
+        return min(two, key=lambda name: self.busy[name])
+
+
+class LeastBusy(Counting):
+    """LiteLLM's least-busy: the fewest under way, the first of equals."""
+
+    name = "LiteLLM least-busy"
+
+    def pick(self, question, hosts, now):  # noqa: ARG002
+        """The first with the fewest."""
+        return min(self.well(hosts, now), key=lambda name: self.busy[name])
+
+
+class LowestLatency(Counting):
+    """LiteLLM's latency-based-routing: the lowest mean of seconds per answer token over ten samples."""
+
+    name = "LiteLLM latency"
+
+    def __init__(self, machines, seed=0):
+        super().__init__(machines, seed)
+        self.seen = defaultdict(list)
+
+    def pick(self, question, hosts, now):  # noqa: ARG002
+        """The lowest mean; one that was never tried counts as 0."""
+        well = self.well(hosts, now)
+        self.rng.shuffle(well)
+        return min(well, key=lambda name: sum(self.seen[name]) / max(1, len(self.seen[name])))
+
+    def answered(self, one, host, now):
+        """One more sample."""
+        super().answered(one, host, now)
+        seen = self.seen[host.machine.name]
+        value = (now - one.sent) / one.question.answer
+        self.seen[host.machine.name] = [*seen[:9], value] if len(seen) >= 10 else [*seen, value]
+
+
+class Clairvoyant(Policy):
+    """Knows every answer's length and every host's state, keeps the queue itself, the shortest first, and
+    takes the earliest end. Not the optimum, which is intractable, but nothing that could be built comes near
+    it."""
+
+    name = "clairvoyant"
+
+    def __init__(self, machines, seed=0):
+        """Nothing to prepare."""
+
+    def pick(self, question, hosts, now):
+        """The host on which it would end first, or wait for that one."""
+        if all(len(host.active) + len(host.queue) >= host.machine.slots for host in hosts.values() if host.up):
+            return None
+        ends = {name: self._end(question, host, now) for name, host in hosts.items() if host.up}
+        if not ends:
+            return None
+        best = min(ends, key=lambda name: ends[name])
+        host = hosts[best]
+        return best if len(host.active) + len(host.queue) < host.machine.slots else None
+
+    def order(self, waiting, now):  # noqa: ARG002
+        """The shortest first."""
+        return sorted(waiting, key=lambda question: question.answer)
+
+    def _end(self, question, host, now):
+        machine = host.machine
+        slowed = 1 + machine.crowding * min(len(host.active), machine.slots - 1)
+        read = (question.prompt - min(question.history, host.holds(question.conversation))) / machine.prefill
+        wait = 0.0
+        if len(host.active) >= machine.slots:
+            wait = min(one.prompt_left / machine.prefill + one.answer_left * slowed / machine.decode
+                       for one in host.active)
+        return now + wait + (machine.load_seconds if host.cold(now) else 0.0) + read \
+            + question.answer * slowed / machine.decode
+
+
+PEERS = (RoundRobin, LeastConnections, RandomOfTwo, LeastBusy, LowestLatency)
