@@ -314,15 +314,15 @@ def _why_not(swarm: Swarm, request: ChatRequest) -> str:
 
 def _choose(swarm: Swarm, way: Route, category: Category, curves: Curves) -> tuple[_Choice | None, str]:
     """The small model that is worth asking first and the large one behind it; or None, and why not."""
-    why = "no model is both better and dearer than another"
+    why = "no other model stands behind it"
     best: _Choice | None = None
     prices = way.prices[:len(way.prices) - way.stand_ins]
     for small in _cheapest(prices):
-        better = [p for p in prices if p.candidate.model != small.candidate.model
-                  and p.good > small.good and _waits(p) > _waits(small)]
-        if not better:
+        dearer = [p for p in prices if p.candidate.model != small.candidate.model
+                  and _waits(p) > _waits(small)]
+        if not dearer:
             continue
-        large = min(better, key=lambda p: _linear(swarm, p))
+        large = min(dearer, key=lambda p: _linear(swarm, p))
         curve = curves.of(small.candidate.digest, category)
         if curve is None:
             why = f"too few ratings say what {small.candidate.model}'s confidence means"
