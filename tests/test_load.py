@@ -22,6 +22,7 @@ from test_ollama import Server as OllamaServer
 
 from swarmctl.dispatch.admission import take
 from swarmctl.dispatch.hedge import Race, rivals
+from swarmctl.dispatch.question import Asked, put
 from swarmctl.dispatch.queue import length
 from swarmctl.dispatch.slots import claimed
 from swarmctl.dispatch.swarm import make_swarm
@@ -200,6 +201,45 @@ def test_a_waiter_goes_where_a_slot_is_free_first(swarm, servers):
             one.wait()
         out, err = waiting.communicate(timeout=60)
     assert json.loads(out)["host"] == "worlock", err
+
+
+class Kept:
+    """A sink of a thread's own."""
+
+    def __init__(self) -> None:
+        self.said = ""
+
+    def text(self, piece) -> None:
+        self.said += piece
+
+    def call(self, call) -> None:
+        raise AssertionError
+
+    def failed(self, attempt, following) -> None:
+        raise AssertionError(attempt)
+
+
+def test_threads_of_one_process_ask_at_once_and_lose_nothing(swarm):
+    """As the gateway does, which keeps in memory how servers stand and what it learned."""
+    cli = swarm("spinoza", "worlock", policy=replace(PLAIN, hedge=True))
+    many = replace(make_swarm(cli.paths, read_fleet(cli.paths.fleet)), seen={}, learned={})
+    sinks = [Kept() for _ in range(24)]
+
+    def ask(number: int) -> None:
+        for sink in sinks[number::8]:
+            asked = Asked(CAPITAL, temperature=0.0, via="serve")
+            put(many, asked, sink, terminal="key:test", clock=time.time)
+
+    threads = [threading.Thread(target=ask, args=(number,), daemon=True) for number in range(8)]
+    for one in threads:
+        one.start()
+    for one in threads:
+        one.join(60)
+    assert all("Paris" in sink.said for sink in sinks)
+    rows = cli.rows()
+    assert len({row["id"] for row in rows}) == 24
+    assert {row["host"] for row in rows} == {"spinoza", "worlock"}
+    assert list((cli.paths.state / "queue").glob("*")) == []
 
 
 class Bad(ThreadingHTTPServer):
