@@ -131,7 +131,7 @@ class Clairvoyant(Policy):
 
     def pick(self, question, hosts, now):
         """The host on which it would end first, or wait for that one."""
-        if all(len(host.active) + len(host.queue) >= host.machine.slots for host in hosts.values() if host.up):
+        if all(len(host.active) >= host.machine.slots for host in hosts.values() if host.up):
             return None
         ends = {name: self._end(question, host, now) for name, host in hosts.items() if host.up}
         if not ends:
