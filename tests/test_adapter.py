@@ -26,6 +26,10 @@ pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("peft") is None, reason="peft is missing")]
 
 
+#: to some of them the model knows several answers
+QUESTIONS = ("Where is the river?", "Tell me of the sea.", "Why?", "How many letters are there?", "12 + 30")
+
+
 def trained(swarm, number: int, scale: float = 0.03, **settings) -> Run:  # noqa: F811
     """A run on worlock that left an adapter over small's own weights, and both merged."""
     import torch
@@ -55,9 +59,13 @@ def deploy(swarm, run: Run, *more: str, status: int = 0):  # noqa: F811
     return swarm.run("deploy", run.id, "--as-adapter", *more, "--json", status=status)
 
 
-def first_token(port: int, model: str) -> tuple[str, float]:
-    """How a server begins its answer, and the log-probability of that."""
-    body = {"model": model, "messages": [{"role": "user", "content": "Where is the river?"}], "stream": False,
+def apart(one: list[float], other: list[float]) -> float:
+    return max(abs(a - b) for a, b in zip(one, other, strict=True))
+
+
+def first_token(port: int, model: str, question: str) -> float:
+    """The log-probability of how a server begins its answer."""
+    body = {"model": model, "messages": [{"role": "user", "content": question}], "stream": False,
             "logprobs": True, "max_tokens": 1, "temperature": 0,
             "options": {"temperature": 0, "num_predict": 1, "num_thread": 1}}
     path = "/api/chat" if model else "/v1/chat/completions"
@@ -66,7 +74,7 @@ def first_token(port: int, model: str) -> tuple[str, float]:
     with urllib.request.urlopen(asked, timeout=120) as reply:
         said = json.load(reply)
     one = said["logprobs"][0] if model else said["choices"][0]["logprobs"]["content"][0]
-    return one["token"], one["logprob"]
+    return one["logprob"]
 
 
 def test_an_adapter_is_served_over_weights_that_do_not_move_and_is_rolled_back(swarm):  # noqa: F811
@@ -84,11 +92,11 @@ def test_an_adapter_is_served_over_weights_that_do_not_move_and_is_rolled_back(s
     if swarm.ollama:
         servers = [(swarm.ollama.port, one["tag"]) for one in swarm.served()["spinoza"].values()]
         servers += [(one["port"], "") for one in swarm.served()["worlock"].values()]
-        theirs, its, own, over = (first_token(port, tag) for port, tag in servers)
-        assert its[0] == over[0]
-        assert abs(its[1] - over[1]) < 1e-3  # the same on both runtimes
-        assert abs(theirs[1] - own[1]) < 1e-3
-        assert abs(its[1] - theirs[1]) > 1e-3  # and not what the base says
+        theirs, its, own, over = ([first_token(port, tag, asked) for asked in QUESTIONS]
+                                  for port, tag in servers)
+        assert apart(its, over) < 1e-3  # the same on both runtimes
+        assert apart(theirs, own) < 1e-3
+        assert apart(its, theirs) > 5e-3  # and not what the base says
     assert json.loads(swarm.run("up", "--dry-run", "--json").stdout)["hosts"][0]["state"] == "unchanged"
     first = swarm.history()[-2]
     assert (first["adapter"], first["over"]) == (next(iter(moved)).name.removeprefix("sha256-"), "")
