@@ -26,7 +26,7 @@ from swarmctl.fleet.ports import free_ports
 from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
 from swarmctl.ledger.heard import NAMES, read_curves
 from swarmctl.paths import Paths
-from swarmctl.routing.cascade import TOGETHER, Stakes, plan
+from swarmctl.routing.cascade import TOGETHER, Stakes, hopeless, plan
 from swarmctl.routing.confidence import SIGNALS, STAGES, WHOLE, log_odds, probability
 from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.base import Endpoint
@@ -59,6 +59,12 @@ def test_small_first_is_chosen_only_where_it_is_cheaper_than_both_fixed_ways(giv
     assert 0 <= found.escalates <= 1
     for one in found.thresholds:
         assert 0 <= one.low <= one.high + 1e-9 <= 1 + 2e-9
+
+
+@given(stakes())
+@settings(max_examples=60)
+def test_what_is_not_worth_a_plan_would_not_have_been_chosen_by_it(given_stakes):
+    assert not (hopeless(given_stakes) and plan(given_stakes).first)
 
 
 @given(stakes())

@@ -17,7 +17,7 @@ from swarmctl.dispatch.answer import Cancelled, answer
 from swarmctl.errors import Busy
 from swarmctl.exchange import Attempt
 from swarmctl.ledger.heard import heard_record, read_curves, trail_record
-from swarmctl.routing.cascade import Stakes, plan
+from swarmctl.routing.cascade import Stakes, hopeless, plan
 from swarmctl.routing.confidence import STAGES, Trail, believe
 from swarmctl.routing.signs import signs
 
@@ -329,9 +329,12 @@ def _choose(swarm: Swarm, way: Route, category: Category, curves: Curves) -> tup
         elif not curve.speaks:
             why = f"{small.candidate.model}'s confidence says nothing of its answers"
         else:
-            found = plan(_stakes(swarm, small, large, curve))
-            why = (f"{small.candidate.model} first is no cheaper: {found.cascade:.1f} s against "
-                   f"{min(found.small, found.large):.1f} s")
+            stakes = _stakes(swarm, small, large, curve)
+            why = f"{small.candidate.model} first is no cheaper"
+            if hopeless(stakes):
+                continue
+            found = plan(stakes)
+            why += f": {found.cascade:.1f} s against {min(found.small, found.large):.1f} s"
             if found.first and (best is None or found.cascade < best.plan.cascade):
                 best = _Choice(small, large, curve, found)
     if best is None:
@@ -359,10 +362,10 @@ def _linear(swarm: Swarm, price: Price) -> float:
 
 def _stakes(swarm: Swarm, small: Price, large: Price, curve: Curve) -> Stakes:
     tokens = max(1.0, float(small.answer_tokens))
-    seconds = 1 / max(small.candidate.habits.decode_speed, 1e-6)
-    start = small.queue + small.connect + small.load + small.prefill + small.candidate.habits.overhead
-    of_energy = small.energy / tokens
+    seconds = small.decode / tokens
     at = [float(stage) for stage in STAGES if stage < tokens]
-    return Stakes(before=small.good, large=large.good, start=start, token=seconds + of_energy, tokens=tokens,
-                  direct=_waits(large), bad=swarm.tariff.bad_answer, at=(*at, tokens),
-                  information=(*curve.information[:len(at)], curve.information[-1]), token_seconds=seconds)
+    return Stakes(
+        before=small.good, large=large.good, start=small.wait - small.decode,
+        token=seconds + small.energy / tokens, tokens=tokens, direct=_waits(large),
+        bad=swarm.tariff.bad_answer, at=(*at, tokens),
+        information=(*curve.information[:len(at)], curve.information[-1]), token_seconds=seconds)

@@ -117,6 +117,14 @@ class Plan:
         return ("commit" if belief >= now.high else "hold"), now
 
 
+def hopeless(stakes: Stakes) -> bool:
+    """Whether small first would be no cheaper even if its first token told right from wrong for certain."""
+    _, wrong = _together(stakes.before, stakes.large)
+    given_up = min(stakes.direct + stakes.bad * (1 - wrong), stakes.bad + stakes.tokens * stakes.token)
+    at_best = stakes.start + stakes.before * stakes.tokens * stakes.token + (1 - stakes.before) * given_up
+    return at_best >= _fixed(stakes) - _margin(stakes)
+
+
 def plan(stakes: Stakes) -> Plan:
     """Solve the stopping problem, backwards from the whole answer. Pure and quick (some milliseconds)."""
     good, bad = _together(stakes.before, stakes.large)
@@ -206,9 +214,24 @@ def _share(odds: float) -> float:
 def _verdict(stakes: Stakes, hold: Sequence[float], goes_on: Sequence[float],
              found: Sequence[Threshold]) -> Plan:
     odds = log_odds(stakes.before)
-    small = stakes.start + stakes.tokens * stakes.token + stakes.bad * (1 - stakes.before)
-    large = stakes.direct + stakes.bad * (1 - stakes.large)
     cascade = stakes.start + _at(hold, odds)
-    best = min(small, large)
-    first = cascade < best - max(MARGIN_SECONDS, MARGIN_SHARE * best)
-    return Plan(first, small, large, cascade, _at(goes_on, odds), tuple(found[-2::-1]))
+    first = cascade < _fixed(stakes) - _margin(stakes)
+    return Plan(first, _small(stakes), _large(stakes), cascade, _at(goes_on, odds), tuple(found[-2::-1]))
+
+
+def _small(stakes: Stakes) -> float:
+    """The small model alone."""
+    return stakes.start + stakes.tokens * stakes.token + stakes.bad * (1 - stakes.before)
+
+
+def _large(stakes: Stakes) -> float:
+    """The large model alone."""
+    return stakes.direct + stakes.bad * (1 - stakes.large)
+
+
+def _fixed(stakes: Stakes) -> float:
+    return min(_small(stakes), _large(stakes))
+
+
+def _margin(stakes: Stakes) -> float:
+    return max(MARGIN_SECONDS, MARGIN_SHARE * _fixed(stakes))
