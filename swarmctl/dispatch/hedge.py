@@ -12,6 +12,7 @@ import fcntl
 import os
 import time
 from contextlib import closing, suppress
+from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from threading import Thread
 from typing import TYPE_CHECKING
@@ -27,13 +28,13 @@ from swarmctl.routing.latency import forecast
 from swarmctl.runtimes.http import beneath, until
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Sequence
+    from collections.abc import Generator, Mapping, Sequence
 
     from swarmctl.dispatch.admission import Admitted
     from swarmctl.dispatch.swarm import Swarm
     from swarmctl.exchange import ChatRequest, Chunk
     from swarmctl.paths import Paths
-    from swarmctl.routing.cost import Candidate, Price
+    from swarmctl.routing.cost import Candidate, Price, Standing
 
 #: No first token is late before so many seconds.
 SOONEST = 0.25
@@ -67,7 +68,7 @@ class Race:
         self.attempts: list[Attempt] = []
         self._others = others
         self._ask = ask
-        self._events: SimpleQueue[tuple[_Lane, Chunk | BaseException | None]] = SimpleQueue()
+        self._events: SimpleQueue[_Event] = SimpleQueue()
         self._lanes: list[_Lane] = []
 
     def stream(self) -> Generator[Chunk]:
@@ -75,47 +76,54 @@ class Race:
         pay_in(self.swarm.paths)
         try:
             self._start(self.admitted)
-            lane, item = self._first()
+            lane, event = self._first()
             self.admitted, self.began = lane.admitted, lane.began
             for other in self._lanes:
                 if other is not lane:
                     self._beaten(other, lane)
-            while item is not None:
-                if isinstance(item, BaseException):
-                    raise item
-                yield item
-                item = self._next(lane)
+            while event.chunk is not None:
+                yield event.chunk
+                event = self._next(lane)
+            if event.failure is not None:
+                raise event.failure
         finally:
             for one in self._lanes:
                 one.end()
 
-    def _first(self) -> tuple[_Lane, Chunk | BaseException | None]:
+    def _first(self) -> tuple[_Lane, _Event]:
         """The first word of anybody, or the failure of the last who might have said one."""
         patience: float | None = max(SOONEST, forecast(self.admitted.price).first.p95)
         while True:
             try:
-                lane, item = self._events.get(timeout=patience)
+                event = self._events.get(timeout=patience)
             except Empty:
                 patience = None
-                self._hedge()
+                if self._others and queue.empty(self.swarm.paths):
+                    Thread(target=self._look, name="swarmctl-hedge", daemon=True).start()
+                continue
+            if event.lane is None:
+                self._hedge(event.standings)
                 continue
             running = [one for one in self._lanes if one.admitted.price.candidate not in self.failed]
-            fails = isinstance(item, RemoteError | ServerError) and refuses_here(item)
-            if not fails or len(running) < 2:
-                return lane, item
-            self._gave_up(lane, item)
+            failure = event.failure
+            if not isinstance(failure, RemoteError | ServerError) or not refuses_here(failure) \
+                    or len(running) < 2:
+                return event.lane, event
+            self._gave_up(event.lane, failure)
 
-    def _next(self, lane: _Lane) -> Chunk | BaseException | None:
+    def _next(self, lane: _Lane) -> _Event:
         while True:
-            one, item = self._events.get()
-            if one is lane:
-                return item
+            event = self._events.get()
+            if event.lane is lane:
+                return event
 
-    def _hedge(self) -> None:
-        """Ask a second, where nobody waits for a slot and the budget allows it."""
-        if not self._others or not queue.empty(self.swarm.paths):
-            return
-        standings = look(self.swarm, [price.candidate for price in self._others], time.time())
+    def _look(self) -> None:
+        """How the others stand: in a thread, because a first token may come while one of them is silent."""
+        found = look(self.swarm, [price.candidate for price in self._others], time.time())
+        self._events.put(_Event(None, standings=found))
+
+    def _hedge(self, standings: Mapping[tuple[str, str], Standing]) -> None:
+        """Ask the first that is idle, where the budget allows it."""
         for price in self._others:
             standing = standings[price.candidate.host, price.candidate.server]
             if standing.out or standing.busy or not (standing.warm and standing.loaded):
@@ -157,11 +165,21 @@ class Race:
         lane.end()
 
 
+@dataclass(frozen=True, slots=True)
+class _Event:
+    """What a lane said or how it failed; neither where it has ended. Without a lane: how others stand."""
+
+    lane: _Lane | None
+    chunk: Chunk | None = None
+    failure: BaseException | None = None
+    standings: Mapping[tuple[str, str], Standing] = field(default_factory=dict)
+
+
 class _Lane:
     """A thread that reads one attempt, and can be hung up on."""
 
     def __init__(self, swarm: Swarm, admitted: Admitted, ask: ChatRequest,
-                 events: SimpleQueue[tuple[_Lane, Chunk | BaseException | None]]) -> None:
+                 events: SimpleQueue[_Event]) -> None:
         self.admitted = admitted
         self.began = time.monotonic()
         self._work = (swarm, ask)
@@ -180,11 +198,11 @@ class _Lane:
         try:
             with until(self._hangup), closing(attempt(swarm, self.admitted.price, ask)) as chunks:
                 for chunk in chunks:
-                    self._events.put((self, chunk))
+                    self._events.put(_Event(self, chunk))
         except BaseException as exc:  # noqa: BLE001  raised where the events are read
-            self._events.put((self, exc))
+            self._events.put(_Event(self, failure=exc))
         else:
-            self._events.put((self, None))
+            self._events.put(_Event(self))
 
 
 def pay_in(paths: Paths) -> None:
