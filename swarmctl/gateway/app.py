@@ -55,6 +55,8 @@ SURFACES = ("swarmctl.gateway.openai", "swarmctl.gateway.ollama", "swarmctl.gate
 CALL = "swarmctl.call"
 #: What a request whose client left before an answer is counted as; nginx's number for it.
 GONE = 499
+#: What belongs to no API, by the name that it is counted under.
+OWN, OWN_PATHS = "swarmctl", ("/healthz", "/metrics", "/v1/feedback", "/openapi.json")
 #: Refusals that are counted, and what for.
 REJECTED = {401: "key", 403: "forbidden", 408: "slow", 413: "size"}
 
@@ -98,9 +100,10 @@ class App:
         surface = next(one for one in self._served if call.path.startswith(one.prefix))
         scope[CALL] = call
         scope["app"] = self  # a route then raises where it would answer 405 in its own shape
-        with self.gateway.metrics.under_way(surface.name):
+        name = OWN if call.path in OWN_PATHS else surface.name
+        with self.gateway.metrics.under_way(name):
             await self._answer(call, surface)
-        self.gateway.metrics.request(surface.name, call.status or GONE, time.monotonic() - call.began)
+        self.gateway.metrics.request(name, call.status or GONE, time.monotonic() - call.began)
         self.gateway.log(call)
 
     async def _answer(self, call: Call, surface: Surface) -> None:
