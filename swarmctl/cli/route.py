@@ -78,7 +78,8 @@ def evaluate(ctx: typer.Context, as_json: Json = False) -> None:
 @app.command()
 def fit(
     ctx: typer.Context,
-    background: Annotated[bool, typer.Option("--background", hidden=True)] = False,
+    background: Annotated[bool, typer.Option(
+        "--background", help="Say nothing, and end at once, where another process is fitting.")] = False,
     as_json: Json = False,
 ) -> None:
     """Learn from every rating so far, and use it from the next question on.
@@ -130,9 +131,12 @@ def use(
 
 
 @app.command(hidden=True)
-def shadow(ctx: typer.Context, exchange: str,
-           model: Annotated[str, typer.Option("--model")],
-           host: Annotated[str | None, typer.Option("--host")] = None) -> None:
+def shadow(
+    ctx: typer.Context,
+    exchange: Annotated[str, typer.Argument(help="The exchange's id.")],
+    model: Annotated[str, typer.Option("--model", "-m", help="The model that answers.")],
+    host: Annotated[str | None, typer.Option("--host", "-H", help="On this host only.")] = None,
+) -> None:
     """Have a model answer what an exchange asked, beside it."""
     context: Context = ctx.obj
     verb.shadow(find_swarm(context), exchange, model, host, SilentSink(sys.stdout, sys.stderr),

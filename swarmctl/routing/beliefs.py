@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from base64 import b64decode, b64encode
 from dataclasses import dataclass, field
-from math import exp, sqrt
+from math import dist, exp, sqrt
 from operator import mul
 from typing import TYPE_CHECKING, Any
 
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 VERSION = 1
 #: 95 % of a normal distribution.
 SPREAD = 1.96
-#: How fast likeness of two vectors fades: exp(-SHARPNESS (1 - cosine)).
+#: How fast likeness of two vectors fades: exp(-SHARPNESS (1 - cosine)); of length one, they lie
+#: sqrt(2 (1 - cosine)) apart.
 SHARPNESS = 8.0
 #: Likeness of counts and likeness of vectors, as parts of one kernel.
 SURFACE_PART, VECTOR_PART = 2 / 3, 1 / 3
@@ -85,11 +86,11 @@ class Head:
     def likeness(self, features: Features) -> tuple[list[float], float]:
         """How like the prompt is to each landmark, 0 to 1, and its length in standard deviations."""
         point = self.standardised(features)
-        surface = [exp(-_apart(point, other) / (2 * len(point))) for other in self.landmarks]
+        surface = [exp(-dist(point, other) ** 2 / (2 * len(point))) for other in self.landmarks]
         if not self.axes or features.vector is None:
             return surface, point[0]
         seen = project(features.vector, self.axes)
-        return [SURFACE_PART * one + VECTOR_PART * exp(-SHARPNESS * (1 - sum(map(mul, seen, other))))
+        return [SURFACE_PART * one + VECTOR_PART * exp(-SHARPNESS / 2 * dist(seen, other) ** 2)
                 for one, other in zip(surface, self.vectors, strict=True)], point[0]
 
 
@@ -177,10 +178,6 @@ def _why(guess: float, level: float, fitted: float, fresh: float, ratings: float
 
 def _within(value: float) -> float:
     return min(MOST, max(LEAST, value))
-
-
-def _apart(one: Sequence[float], other: Sequence[float]) -> float:
-    return sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
 
 
 def project(vector: Sequence[float], axes: Sequence[Sequence[float]]) -> list[float]:
