@@ -44,22 +44,15 @@ class Resident:
         self._read = 0.0
 
     def swarm(self) -> Swarm:
-        """The swarm, at most REFRESH_SECONDS old but for the first request after a change; that one is
-        handed the new one when the snapshot changed. Raises SwarmError where none was brought up."""
-        stamp, now = _stamp(self.paths.fleet), time.monotonic()
-        swarm = self._swarm
-        if swarm is not None and stamp == self._stamp and now - self._read < REFRESH_SECONDS:
-            return swarm
-        waits = swarm is None or stamp != self._stamp
-        if not self._lock.acquire(blocking=waits):
-            assert swarm is not None
-            return swarm  # another thread is at it
-        try:
-            if self._swarm is None or stamp != self._stamp or now - self._read >= REFRESH_SECONDS:
-                self._swarm, self._stamp, self._read = self._fresh(), stamp, now
-            return self._swarm
-        finally:
-            self._lock.release()
+        """The swarm. After a change of the snapshot it is the new one; ratings and speeds that were learned
+        since are read beside the requests. Raises SwarmError where none was brought up."""
+        swarm, stamp = self._swarm, _stamp(self.paths.fleet)
+        if swarm is None or stamp != self._stamp:
+            with self._lock:
+                return self._renew(stamp)
+        if time.monotonic() - self._read >= REFRESH_SECONDS and self._lock.acquire(blocking=False):
+            threading.Thread(target=self._beside, args=(stamp,), name="swarmctl-read", daemon=True).start()
+        return swarm
 
     def leaning(self, model: str) -> Swarm:
         """The swarm for a model's name: `auto:fast` does not mind a bad answer, `auto:best` minds it much."""
@@ -69,6 +62,22 @@ class Resident:
             return swarm
         fleet = replace(swarm.fleet, cost_of_bad_answer=swarm.fleet.cost_of_bad_answer * weight)
         return replace(swarm, fleet=fleet)
+
+    def _renew(self, stamp: Stamp) -> Swarm:
+        """Read it, unless another thread just did."""
+        if self._swarm is None or stamp != self._stamp or time.monotonic() - self._read >= REFRESH_SECONDS:
+            self._swarm, self._stamp, self._read = self._fresh(), stamp, time.monotonic()
+        return self._swarm
+
+    def _beside(self, stamp: Stamp) -> None:
+        """Read what was learned since, with the lock that the request took for us."""
+        try:
+            self._renew(stamp)
+        except SwarmError as exc:  # the old one serves on
+            self._read = time.monotonic()
+            self._tell(str(exc))
+        finally:
+            self._lock.release()
 
     def _fresh(self) -> Swarm:
         swarm = read_swarm(self.paths, self._inventory, self._tell)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
 import socket
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ def listen(host: str, port: int) -> socket.socket:
 
 def serve(app: App, sock: socket.socket, say: Callable[[str], None]) -> None:
     """Serve until a signal. Returns when all is recorded."""
+    logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # each junk request would be a warning
     with keeping():
         asyncio.run(_serve(app, sock, say))
 
