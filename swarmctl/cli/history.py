@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from swarmctl.fleet.releases import Release
 
 
+OWN = "the inventory's own weights"
+
+
 def history(
     ctx: typer.Context,
     model: Annotated[str | None, typer.Argument(metavar="[MODEL]", help="Only this model.",
@@ -66,6 +69,11 @@ def _evidence(one: Release) -> Sequence[str]:
         said.append(f"run {one.run}" + (f" on {one.dataset}" if one.dataset else ""))
     if one.hosts:
         said.append(f"only on {', '.join(one.hosts)}")
+    like = (one.evidence.get("likeness") or {}).get("kl_mean")
+    if one.adapter:
+        said.append(f"an adapter over {one.over or OWN}")
+    if one.adapter and isinstance(like, int | float):
+        said.append(f"{like:.2g} nats from what was trained")
     if isinstance(measured.get("kl_mean"), int | float):
         said.append(f"{one.evidence['quantise'].get('kind')}: {measured['kl_mean']:.4f} nats from 16 bits")
     return ("; ".join(said),)
