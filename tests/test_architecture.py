@@ -21,7 +21,8 @@ MODULES = sorted((ROOT / "swarmctl").rglob("*.py"))
 LONGEST = 400
 NOT_A_NOUN = {"utils", "util", "helpers", "helper", "common", "misc", "tools", "stuff"}
 #: One module of a room tells another; no person ever meets these.
-BETWEEN_MODULES = {"Unreadable", "Malformed", "JobError"}  # a job tells it in its result.json
+BETWEEN_MODULES = {"Unreadable", "Malformed", "Escalated",
+                   "JobError"}  # a job tells it in its result.json
 #: Spelt apart, so that this file does not hold what it forbids.
 REGISTRIES = ("pypi" + ".org", "pythonhosted" + ".org", "crates" + ".io", "registry.npmjs" + ".org",
               "repo.maven" + ".apache", "proxy.golang" + ".org", "deb.debian" + ".org")

@@ -75,8 +75,8 @@ class Cascade:
         held = _Held(self.choice, _asked(self.request), sink, watch, terms)
         try:
             outcome = ask_on(self._small(), held, held.see, held.speaks)
-        except (_Escalated, Busy) as why:
-            self.said = held.record("escalate" if isinstance(why, _Escalated) else "busy")
+        except (Escalated, Busy) as why:
+            self.said = held.record("escalate" if isinstance(why, Escalated) else "busy")
         except Cancelled:
             self.said = held.record("cancelled")
             raise
@@ -144,7 +144,7 @@ class _Choice:
         self.plan = found
 
 
-class _Escalated(Exception):
+class Escalated(Exception):
     """The small model's answer is not worth its risk."""
 
 
@@ -199,7 +199,7 @@ class _Held:
         self.threshold = choice.plan.thresholds[0]
 
     def see(self, chunk: Chunk) -> None:
-        """Take a chunk in, and decide. Raises _Escalated."""
+        """Take a chunk in, and decide. Raises Escalated."""
         if chunk.text and chunk.logprob is not None:
             self.trail.add(chunk.logprob)
         if not self.holding:
@@ -222,7 +222,7 @@ class _Held:
         decision, self.threshold = choice.plan.decide(self.belief, self.trail.tokens, whole=whole)
         if decision == "escalate":
             self.seconds = time.monotonic() - self.started
-            raise _Escalated
+            raise Escalated
         return decision
 
     def flush(self) -> None:
