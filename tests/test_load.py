@@ -396,6 +396,22 @@ def stopped(server: Server):
         os.kill(server.process.pid, signal.SIGCONT)
 
 
+def test_control_c_stops_both_of_a_race(swarm, servers, bad):
+    hanging = bad(hang)
+    cli = swarm("worlock", policy=replace(PLAIN, hedge=True), more=(hanging.entry(servers["spinoza"]),))
+    with slowed(servers["worlock"].process.pid):
+        process = cli.start("ask", CAPITAL, "--schema", json.dumps(LONG))
+        assert process.stdout.read(2), "the second is speaking"
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert hanging.gone.wait(10)
+    until(lambda: busy(servers["worlock"]) == 0, 10)
+    (row,) = cli.rows()
+    assert (row["finish"], row["host"]) == ("cancelled", "worlock")
+    assert row["attempts"][0]["host"] == "calisota"
+
+
 def test_the_budget_ends_hedging_before_it_doubles_the_load(swarm, servers, bad):
     hanging = bad(dawdle)
     cli = swarm("worlock", policy=replace(PLAIN, hedge=True), more=(hanging.entry(servers["spinoza"]),))
