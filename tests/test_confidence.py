@@ -4,6 +4,7 @@ import json
 import math
 import random
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -198,3 +199,15 @@ def test_a_file_of_garbage_is_no_curve(tmp_path, garbage):
 def test_belief_is_never_certain():
     curve = Curve(((99.0,) * len(SIGNALS),) * WHOLE, (0.0,) * (WHOLE + 1))
     assert probability(-99) <= believe(curve, 1.0, Trail(1, -0.1, -0.1, 0.0, [-0.1])) <= probability(99) < 1
+
+
+def test_a_model_may_know_when_it_is_wrong_in_one_category_and_not_in_another():
+    rows = [*answers(200, 10), *(replace(one, category="code") for one in answers(150, 11, speaks=False))]
+    curves = fit(rows)
+    assert curves.of("small", "routine").speaks
+    assert not curves.of("small", "code").speaks
+
+
+def test_a_category_with_few_ratings_takes_the_models_word():
+    rows = [*answers(200, 12), *(replace(one, category="code") for one in answers(12, 13))]
+    assert fit(rows).of("small", "code").speaks

@@ -12,7 +12,7 @@ whole answers are judged by: the probabilities of their tokens, their text, or b
 from __future__ import annotations
 
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.routing.confidence import (
@@ -68,14 +68,13 @@ def fit(heard: Sequence[Heard]) -> Curves:
         return Curves()
     rows = _Rows(heard)
     everyone = list(range(len(heard)))
-    pooled = _curve(rows, (everyone,), everyone)
+    pooled = _curve(rows, (everyone,))
     models: dict[str, Mapping[str, Curve]] = {}
     for digest, own in _by(heard, everyone, "digest").items():
         if len(own) >= FEWEST:
-            levels = (everyone, own)
-            models[digest] = {"": _curve(rows, levels, own),
-                              **{category: _curve(rows, (*levels, some), own)
-                                 for category, some in _by(heard, own, "category").items()}}
+            whole = _curve(rows, (everyone, own))
+            models[digest] = {"": whole, **{category: _within(rows, (everyone, own, some), whole)
+                                            for category, some in _by(heard, own, "category").items()}}
     return Curves(pooled, models)
 
 
@@ -113,18 +112,31 @@ class _Rows:
         self.counts = np.array([one.weight for one in heard])
 
 
-def _curve(rows: _Rows, levels: tuple[list[int], ...], judged: list[int]) -> Curve:
-    """Fit the curve of the last of the levels. `judged` are the answers that its worth is measured on."""
-    likelier = {by: _gains(rows, levels, judged, columns) for by, columns in BY.items()}
+def _within(rows: _Rows, levels: tuple[list[int], ...], whole: Curve) -> Curve:
+    """The curve of a category of a model whose own is `whole`. Few ratings cannot prove that it speaks: where
+    they do not speak against it, the model's word stands; what it tells lies between its own and the
+    model's."""
+    own = _curve(rows, levels, whole.by)
+    part = own.ratings / (own.ratings + FEWEST)
+    told = [part * here + (1 - part) * there
+            for here, there in zip(own.information, whole.information, strict=True)]
+    low = max(own.gain_low, whole.gain_low) if own.gain > 0 else min(own.gain_low, 0.0)
+    return replace(own, information=rising(told), gain_low=low)
+
+
+def _curve(rows: _Rows, levels: tuple[list[int], ...], by: str = "") -> Curve:
+    """Fit the curve of the last of the levels; `by` is what whole answers are to be judged by."""
+    judged = levels[-1]
+    likelier = {one: _gains(rows, levels, judged, BY[one]) for one in ([by] if by else BY)}
     by = max(likelier, key=lambda name: float(likelier[name].mean()))
     gains = likelier[by]
-    error = float(gains.std(ddof=1)) / len(judged) ** 0.5
+    error = float(gains.std(ddof=1)) / len(judged) ** 0.5 if len(judged) > 1 else 1.0
     used = [BY["probabilities"]] * WHOLE + [BY[by]]
     told = [_apart(_left_out(rows, stage, levels, judged, used[stage]), rows.good[judged])
             for stage in range(WHOLE + 1)]
     weights = tuple(tuple(float(w) for w in _levels(rows, stage, levels, used[stage]))
                     for stage in range(WHOLE + 1))
-    return Curve(weights, rising(told), len(levels[-1]), float(gains.mean()),
+    return Curve(weights, rising(told), len(judged), float(gains.mean()),
                  float(gains.mean()) - CERTAIN * error, by)
 
 
