@@ -66,6 +66,31 @@ def test_a_host_without_any_tool_still_answers(tmp_path):
     assert done.stdout.decode().rstrip().endswith(" end")
 
 
+def test_a_host_without_awk_says_that_its_memory_is_unknown(tmp_path):
+    script = PROBE.read_text(encoding="utf-8").replace("have awk", "have no-awk")
+    done = subprocess.run(("sh", "-s", "--", str(tmp_path)), input=script.encode(), capture_output=True,
+                          timeout=60, check=False)
+    found = parse_facts(done.stdout.decode(errors="replace"))
+    assert (found.uid, found.memory) == (os.getuid(), 0)
+    assert any("awk" in problem for problem in found.problems)
+
+
+def test_affinity_bounds_the_threads(tmp_path):
+    one = {min(os.sched_getaffinity(0))}
+    done = probe(("sh",), str(tmp_path), preexec_fn=lambda: os.sched_setaffinity(0, one))
+    assert parse_facts(done.stdout.decode(errors="replace")).cpu.threads == 1
+
+
+def test_the_disk_is_that_of_the_folder_a_link_leads_to(tmp_path):
+    elsewhere = Path("/dev/shm")
+    if not elsewhere.is_dir() or elsewhere.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("there is no second filesystem here")
+    (tmp_path / "link").symlink_to(elsewhere, target_is_directory=True)
+    found = here_with_data(f"{tmp_path}/link/deep/er")
+    assert found.disk.path == str(elsewhere)
+    assert abs(found.disk.size - shutil.disk_usage(elsewhere).total) < 4096
+
+
 def test_a_cut_off_script_runs_nothing(tmp_path):
     script = PROBE.read_bytes()
     done = subprocess.run(("sh", "-s", "--", "/"), input=script[:len(script) * 2 // 3], capture_output=True,
