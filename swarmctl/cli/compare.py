@@ -13,9 +13,10 @@ import typer
 from swarmctl.cli.ask import find_swarm, read_question, say
 from swarmctl.cli.streaming import SilentSink, printable
 from swarmctl.dispatch.question import Asked
+from swarmctl.dispatch.shadow import fit_when_due
 from swarmctl.errors import UsageError
 from swarmctl.ledger.terminal import terminal_id
-from swarmctl.verbs.compare import Blind, Choice, answer_both, decide, pair_of_models
+from swarmctl.verbs.compare import Blind, Choice, answer_both, decide, pair_of_models, shadowed
 
 if TYPE_CHECKING:
     from swarmctl.cli.context import Context
@@ -40,6 +41,8 @@ def compare(
     comment: Annotated[str | None, typer.Option("--comment", help="Why; kept with the choice.")] = None,
     choice: Annotated[str | None, typer.Option(
         "--choice", help="1, 2, t (tie) or b (both bad), for scripts; asked for otherwise.")] = None,
+    shadow: Annotated[bool, typer.Option("--shadow", help=(
+        "Ask nobody: compare the newest two answers that exploration left side by side."))] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the comparison as one JSON object.")] = False,
 ) -> None:
     """Ask two models the same question, see both answers without their names, and pick the better one.
@@ -50,16 +53,20 @@ def compare(
     context: Context = ctx.obj
     if choice is not None and choice not in KEYS:
         raise UsageError(f"--choice is {choice!r}", hint="1, 2, t (tie) or b (both bad)")
-    text, attachments = read_question(prompt, file or [], with_pipe=False)
-    swarm = find_swarm(context)
-    asked = Asked(text, tuple(attachments), system, max_tokens=max_tokens, temperature=temperature)
     terminal = terminal_id(context.environ)
-    models = pair_of_models(swarm, asked, tuple(model or ()), context.clock())
-    blind = answer_both(swarm, asked, models, lambda: SilentSink(sys.stdout, sys.stderr), terminal=terminal,
-                        clock=context.clock, coin=lambda: bool(secrets.randbits(1)))
+    if shadow:
+        question, blind = shadowed(context.paths, lambda: bool(secrets.randbits(1)))
+        say(printable(question))
+    else:
+        text, attachments = read_question(prompt, file or [], with_pipe=False)
+        swarm = find_swarm(context)
+        asked = Asked(text, tuple(attachments), system, max_tokens=max_tokens, temperature=temperature)
+        models = pair_of_models(swarm, asked, tuple(model or ()), context.clock())
+        blind = answer_both(swarm, asked, models, lambda: SilentSink(sys.stdout, sys.stderr),
+                            terminal=terminal, clock=context.clock, coin=lambda: bool(secrets.randbits(1)))
     show = sys.stderr if as_json else sys.stdout
-    for number, answered in ((1, blind.left), (2, blind.right)):
-        show.write(f"[{number}]\n{printable(answered.exchange.answer)}\n\n")
+    for number, exchange in ((1, blind.left), (2, blind.right)):
+        show.write(f"[{number}]\n{printable(exchange.answer)}\n\n")
     show.flush()
     row = decide(context.paths, blind, KEYS[choice or _pick()], comment=comment, terminal=terminal,
                  now=context.clock())
@@ -67,6 +74,7 @@ def compare(
         sys.stdout.write(json.dumps(row.to_record(), ensure_ascii=False) + "\n")
     else:
         say(_reveal(blind, row.choice))
+    fit_when_due(context.paths)
 
 
 def _pick() -> str:
@@ -81,7 +89,7 @@ def _pick() -> str:
 
 
 def _reveal(blind: Blind, choice: str) -> str:
-    left, right = blind.left.exchange, blind.right.exchange
+    left, right = blind.left, blind.right
     one, two = left.model, right.model
     if one == two:  # releases of one model: their names end with this
         one, two = f"{one} {left.digest[:8]}", f"{two} {right.digest[:8]}"

@@ -10,15 +10,19 @@ from typing import TYPE_CHECKING, Literal
 from swarmctl.dispatch.probe import route
 from swarmctl.dispatch.question import Answered, Asked, as_question, as_request, put
 from swarmctl.dispatch.record import fresh_id, timestamp
-from swarmctl.errors import SwarmError, UsageError
-from swarmctl.exchange import Comparison
+from swarmctl.dispatch.shadow import SHADOW_VIA
+from swarmctl.errors import LedgerError, SwarmError, UsageError
+from swarmctl.exchange import Comparison, Exchange, Message
+from swarmctl.ledger import follow
 from swarmctl.ledger.journal import append
+from swarmctl.ledger.lookup import find_exchange
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from swarmctl.dispatch.answer import Sink
     from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.ledger.journal import Record
     from swarmctl.paths import Paths
 
 Choice = Literal["left", "right", "tie", "both-bad"]
@@ -28,8 +32,8 @@ Choice = Literal["left", "right", "tie", "both-bad"]
 class Blind:
     """Two answers, in the order in which they are shown."""
 
-    left: Answered
-    right: Answered
+    left: Exchange
+    right: Exchange
 
 
 def pair_of_models(swarm: Swarm, asked: Asked, wanted: tuple[str, ...], now: float) -> tuple[str, str]:
@@ -71,14 +75,29 @@ def answer_both(swarm: Swarm, asked: Asked, models: tuple[str, str], sinks: Call
         thread.start()
     for thread in threads:
         thread.join()
-    first, second = (_or_raise(found[model]) for model in models)
+    first, second = (_or_raise(found[model]).exchange for model in models)
     return Blind(second, first) if coin() else Blind(first, second)
+
+
+def shadowed(paths: Paths, coin: Callable[[], bool]) -> tuple[str, Blind]:
+    """The newest question that a second model answered in the shadow and nobody has compared yet, and both
+    answers. Raises UsageError where there is none, LedgerError."""
+    rows = {row["id"]: row for row in follow.fresh(follow.sizes(paths.journal), {}, _may_tell)}
+    judged = {row.get(side) for row in rows.values() if row["kind"] == "comparison" for side in ("a", "b")}
+    waiting = [row for row in rows.values() if row.get("via") == SHADOW_VIA and row["id"] not in judged
+               and row.get("answer") and row.get("parent")]
+    for one in sorted(waiting, key=lambda row: str(row["id"]), reverse=True):
+        shadow, usual = _exchange(one), _exchange(find_exchange(paths.journal, one["parent"]))
+        asked = next((turn.content for turn in reversed(shadow.messages) if turn.role == "user"), "")
+        return asked, Blind(shadow, usual) if coin() else Blind(usual, shadow)
+    raise UsageError("no answers of two models to one question wait to be compared",
+                     hint="exploration leaves some from time to time; `swarmctl compare QUESTION` asks two")
 
 
 def decide(paths: Paths, blind: Blind, choice: Choice, *, comment: str | None, terminal: str,
            now: float) -> Comparison:
     """Record what the person chose. Raises LedgerError."""
-    left, right = blind.left.exchange, blind.right.exchange
+    left, right = blind.left, blind.right
     chosen: dict[Choice, Literal["a", "b", "tie", "both-bad"]] = {
         "left": "a", "right": "b", "tie": "tie", "both-bad": "both-bad"}
     comparison = Comparison(
@@ -87,6 +106,22 @@ def decide(paths: Paths, blind: Blind, choice: Choice, *, comment: str | None, t
         digest_a=left.digest, digest_b=right.digest)
     append(paths.journal, comparison.to_record())
     return comparison
+
+
+def _may_tell(raw: bytes) -> bool:
+    return b'"shadow"' in raw or b'"comparison"' in raw
+
+
+def _exchange(row: Record) -> Exchange:
+    """As much of an exchange as comparing needs. Raises LedgerError where the row is not in our form."""
+    try:
+        said = tuple(Message(one["role"], str(one["content"])) for one in row["messages"])
+        return Exchange(row["id"], row["at"], said, str(row["answer"]), row["finish"], row["category"],
+                        row["host"], row["runtime"], row["model"], row["digest"], row["template"],
+                        row["conversation"])
+    except (KeyError, TypeError) as exc:
+        raise LedgerError(f"the exchange {row['id']} is in the journal, but not in our form",
+                          hint="was the journal edited?") from exc
 
 
 def _or_raise(found: Answered | SwarmError) -> Answered:
