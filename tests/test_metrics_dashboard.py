@@ -116,7 +116,7 @@ def test_every_query_runs_and_a_swarm_in_use_has_data_in_every_core_panel(swarm,
     swarm.run("rate", "down")
     with serving(swarm) as port, prometheus(tmp_path, scraping(port), (RULES,)) as server:
         chat(port, QUESTIONS[1])
-        server.until('swarmctl_http_requests_total{status="200"} > 0')
+        server.until('swarmctl_http_requests_total{status="200",surface="openai"} > 0')
         server.until("swarmctl_server_generates == 1", 60)
         server.until("swarmctl_host_cpu_ratio", 90)
         for question in QUESTIONS:

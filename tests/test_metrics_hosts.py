@@ -262,3 +262,26 @@ def test_the_lab_over_ssh_its_servers_and_one_that_is_frozen(make_lab, llamacpp_
         lab.host("spinoza").mend()
         poller.stop()
         lab.stop()
+
+
+@pytest.mark.parametrize(("runtime", "age", "asked"), [
+    ("llamacpp", None, True), ("llamacpp", 500.0, True), ("llamacpp", 1.0, False), ("ollama", 500.0, None)])
+def test_a_token_is_asked_for_only_where_nothing_else_tells_and_it_keeps_nothing_in_memory(
+        paths, runtime, age, asked):
+    served = Served(runtime, "big", "big", "d", "t", 1, 512, 1, 10, 10, "F16", 9.0, 8.0)
+    entry = here(served=(served,))
+    written(paths, entry)
+    poller = HostPoller(paths, tokens_every=60)
+    now = time.time()
+    if age is not None:
+        habits = paths.state / "habits" / "here@big.json"
+        habits.parent.mkdir(parents=True)
+        habits.touch()
+        os.utime(habits, (now - age, now - age))
+    assert poller._worth_asking(entry, served, now) is asked
+
+
+def test_three_hundred_hosts_are_looked_at_ten_a_second_at_most(paths):
+    poller = written(paths, *(here(f"host{number}") for number in range(300)))
+    poller._refresh()
+    assert poller._pause(replace(poller.hosts()[0], up=True)) == 30

@@ -3,7 +3,8 @@
 A few threads take the hosts as they fall due. A host is looked at by one thread at a time, over the master
 that its tunnels have anyway, and every wait has a limit; one that does not answer is left alone longer and
 longer, so that a host that is off costs a connection attempt every few minutes and delays nobody. Nothing is
-loaded, started, marked or woken by looking.
+loaded, started, marked or woken by looking, and nothing is kept in memory by it: an Ollama is not asked for
+tokens, as each would begin its keep-alive anew.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import time
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from swarmctl.dispatch.habits import last_used
 from swarmctl.dispatch.reach import endpoint, open_way
 from swarmctl.errors import ServerError, SwarmError
 from swarmctl.facts.pulse import busy_share
@@ -35,6 +37,10 @@ if TYPE_CHECKING:
     from swarmctl.paths import Paths
 
 FEWEST, THREADS = 4, 16
+#: Looks a second at all hosts together; with many hosts each has its turn less often.
+LOOKS_A_SECOND = 10.0
+#: runtimes that load a model when it is asked, and let it go when it is not
+ON_DEMAND = ("ollama",)
 PING_TIMEOUT, SLOTS_TIMEOUT, TOKEN_TIMEOUT = 2.0, 1.0, 20.0
 #: Seconds until a host that did not answer is tried again: doubling from the first to the second.
 FIRST_PAUSE, LONGEST_PAUSE = 15.0, 300.0
@@ -45,8 +51,8 @@ ASLEEP_PAUSE = 600.0
 @dataclass(frozen=True, slots=True)
 class ServerSeen:
     """A model server at the last look. `up`: it answers; `loaded`: its model is in memory; slots where it
-    counts them. `generates` is whether it made a token when it was last asked for one, `token_seconds` how
-    long that took; None before."""
+    counts them. `generates` is whether it made a token when it was last asked for one, by us or by a
+    question; `token_seconds` is how long ours took. None before."""
 
     served: Served
     up: bool = False
@@ -87,8 +93,9 @@ class _Kept:
 
 
 class HostPoller:
-    """Looks at every host of the snapshot every `every` seconds, and asks each server for a token every
-    `tokens_every` (0: never). `start` and `stop` it; `hosts` gives what is known at any time."""
+    """Looks at every host of the snapshot every `every` seconds, and asks each server for a token that has
+    answered no question for `tokens_every` (0: never). `start` and `stop` it; `hosts` gives what is known at
+    any time."""
 
     def __init__(self, paths: Paths, *, every: float = 15.0, tokens_every: float = 120.0,
                  clock: Callable[[], float] = time.time) -> None:
@@ -196,11 +203,12 @@ class HostPoller:
             return None
 
     def _pause(self, seen: HostSeen) -> float:
+        every = max(self._every, len(self._kept) / LOOKS_A_SECOND)
         if seen.up:
-            return self._every
+            return every
         if read_asleep(self._paths, seen.entry.name):
             return ASLEEP_PAUSE
-        return max(self._every, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(seen.failures - 1, 10)))
+        return max(every, min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(seen.failures - 1, 10)))
 
     def _look(self, name: str) -> _Kept | None:
         with self._wake:
@@ -228,21 +236,31 @@ class HostPoller:
         if ask:
             kept.tokens_due = now + self._tokens_every
         known = {one.served.server + one.served.model: one for one in before.servers}
-        servers = tuple(_server(self._paths, entry, one, known.get(one.server + one.model), ask)
+        servers = tuple(_server(self._paths, entry, one, known.get(one.server + one.model),
+                                self._worth_asking(entry, one, now) if ask else None)
                         for one in entry.served)
         return replace(before, up=True, why="", answered=now, pulse=found,
                        busy=busy_share(before.pulse, found), servers=servers, failures=0)
 
 
+    def _worth_asking(self, entry: HostEntry, served: Served, now: float) -> bool | None:
+        """Whether a server is to be asked for a token; False where a question has just shown that it makes
+        them, None where that would keep its model in memory."""
+        if served.runtime in ON_DEMAND:
+            return None
+        used = last_used(self._paths, entry.name, served.server)
+        return used is None or used < now - self._tokens_every
+
+
 def _server(paths: Paths, entry: HostEntry, served: Served, before: ServerSeen | None,
-            ask: bool) -> ServerSeen:
+            ask: bool | None) -> ServerSeen:
     where = endpoint(paths, entry, served.port, served.called)
     speaker = runtime(served.runtime, embedding=served.embedding)
     seen = ServerSeen(served)
     try:
         seen = replace(seen, loaded=speaker.ping(where, timeout=PING_TIMEOUT), up=True)
     except ServerError as exc:
-        return replace(seen, generates=False if ask else None, detail=exc.message)
+        return replace(seen, detail=exc.message)
     with contextlib.suppress(ServerError):
         load = speaker.load(where, timeout=SLOTS_TIMEOUT)
         seen = replace(seen, busy=load.busy, slots=load.slots)
@@ -250,6 +268,8 @@ def _server(paths: Paths, entry: HostEntry, served: Served, before: ServerSeen |
         health = speaker.health(where, timeout=TOKEN_TIMEOUT)
         return replace(seen, generates=health.state == "ready", token_seconds=health.seconds,
                        detail=health.detail)
+    if ask is False:
+        return replace(seen, generates=True, token_seconds=before.token_seconds if before else None)
     if before is None or not before.up:
         return seen
     return replace(seen, generates=before.generates, token_seconds=before.token_seconds,

@@ -62,8 +62,8 @@ LOW_IS_GOOD = ((None, GREEN), (0.7, YELLOW), (0.9, RED))
 OVERVIEW = Section("At a glance", (
     Panel("Hosts that answer", "stat", {
         f"sum(swarmctl_host_up{ANY})": "of", f"count(swarmctl_host_up{ANY})": "all"}, wide=4, high=4),
-    Panel("Servers that generate", "stat", {
-        f"sum(swarmctl_server_generates{SERVED})": "of", f"count(swarmctl_server_up{SERVED})": "all"},
+    Panel("Servers that answer", "stat", {
+        f"sum(swarmctl_server_up{SERVED})": "of", f"count(swarmctl_server_up{SERVED})": "all"},
           wide=4, high=4),
     Panel("Questions a minute", "stat", {
         f"sum(rate(swarmctl_exchanges_total{SERVED}[$__rate_interval])) * 60": ""}, wide=4, high=4),
@@ -197,7 +197,7 @@ HOSTS = Section("Hosts", (
         f"swarmctl_host_load{ANY} / swarmctl_host_threads{ANY}": "{{host}}"}),
     Panel("A token when asked for one", "timeseries", {
         f"swarmctl_server_token_seconds{SERVED}": "{{model}} on {{host}}"}, "s",
-          says="Each server is asked for one token every two minutes: health means that it generated it."),
+          says="Asked of a server without a question for two minutes; never of an Ollama."),
 ))
 GATEWAY = Section("Gateway", (
     Panel("Requests a second", "timeseries", {

@@ -20,7 +20,7 @@ from swarmctl.fleet.standing import read_aside
 from swarmctl.learning.approval import wilson
 from swarmctl.ledger.scores import scores
 from swarmctl.monitor.alerts import seen_now
-from swarmctl.monitor.hosts import HostPoller
+from swarmctl.monitor.hosts import ON_DEMAND, HostPoller
 from swarmctl.monitor.recent import Tail
 
 if TYPE_CHECKING:
@@ -34,8 +34,6 @@ if TYPE_CHECKING:
 
 #: Each server is asked for a token this often: health means that it generated one.
 TOKENS_EVERY = 60.0
-#: runtimes that load a model when it is asked
-ON_DEMAND = ("ollama",)
 
 
 @dataclass(frozen=True, slots=True)
