@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import time
-import traceback
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -73,7 +72,6 @@ class Gateway:
     health: Health
     metrics: Metrics
     log: Callable[[Call], None]
-    say: Callable[[str], None]
     log_prompts: bool = False
     conversations: Conversations = field(default_factory=Conversations)
 
@@ -114,10 +112,10 @@ class App:
             await self._refuse(call, surface, exc)
         except HTTPException as exc:
             await self._refuse(call, surface, BadRequest(_said(exc, call), status=exc.status_code))
-        except Exception as exc:  # noqa: BLE001  a client must hear of a defect in its API's own shape
-            self.gateway.say(f"unexpected {type(exc).__name__} at {call.path}: {exc}\n{_where(exc)}")
+        except Exception:  # a client hears of a defect in its API's own shape, uvicorn's log where it is
             await self._refuse(call, surface, BadRequest("a defect in the gateway; its log says where",
                                                          status=500))
+            raise
 
     async def _refuse(self, call: Call, surface: Surface, exc: SwarmError) -> None:
         call.noted["error"] = str(exc)
@@ -262,7 +260,3 @@ def _said(exc: HTTPException, call: Call) -> str:
     if exc.status_code == 405:
         return f"{call.method} is not allowed for {call.path}"
     return f"there is nothing at {call.path}"
-
-
-def _where(exc: Exception) -> str:
-    return "".join(traceback.format_tb(exc.__traceback__)[-4:]).rstrip()

@@ -73,7 +73,7 @@ def make_app(paths: Paths, inventory: Path, serving: Serving, *, clock: Callable
     engine = Engine(resident, clock, serving.bounds.at_once)
     return App(Gateway(engine, serving.bounds, clock, guard, Limits(spent), Health(resident, clock),
                        Metrics(paths, HostPoller(paths, clock=clock), clock),
-                       access_log(log, clock), say, serving.log_prompts),
+                       access_log(log, clock), serving.log_prompts),
                surfaces())
 
 
