@@ -83,6 +83,14 @@ def test_among_equals_to_a_persons_eye_the_frugal_one_answers():
     assert "less energy" in route.reason
 
 
+def test_nobody_waits_in_line_to_save_energy():
+    twin = replace(LARGE, host="calisota", load_watts=380, habits=Habits(1900.0, 58.0))
+    question, full = Question("code", 60, max_tokens=2), Standing(busy=1, slots=1)
+    taken = choose(question, [(LARGE, FREE), (twin, full)], TARIFF)
+    assert taken.prices[1].total - taken.prices[0].total < 0.25
+    assert taken.chosen.candidate is LARGE
+
+
 def test_a_prompt_that_does_not_fit_the_context_is_out_and_says_so():
     short = replace(LARGE, context=256)
     route = choose(Question("complex", 3000), [(short, FREE), (replace(LARGE, host="b"), FREE)], TARIFF)

@@ -286,9 +286,10 @@ def _why_out(question: Question, candidate: Candidate, standing: Standing) -> st
 
 
 def _frugal(prices: Sequence[Price]) -> tuple[Price, str]:
+    """Nobody waits in line to save energy: that would leave hosts idle, and those behind waiting as well."""
     best = prices[0]
     slack = max(INDIFFERENT_SECONDS, best.total * INDIFFERENT_SHARE)
-    equal = [p for p in prices if p.total - best.total <= slack]
+    equal = [p for p in prices if p.total - best.total <= slack and p.queue <= best.queue]
     frugal = min(equal, key=lambda p: (p.watt_hours, p.total))
     if frugal is best:
         return best, "the lowest price"
