@@ -11,7 +11,7 @@ from prometheus_server import exposed, prometheus, promtool, scraping
 from recorded import comparison, exchange, paths_under, rating
 from running import Cli
 
-from swarmctl.exchange import Timings
+from swarmctl.exchange import Attempt, Timings
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, write_fleet
 from swarmctl.learning.topics import Clustered, Topic
 from swarmctl.ledger import journal
@@ -274,3 +274,34 @@ def test_a_journal_that_cannot_be_read_is_an_error_and_no_traceback(paths, tmp_p
     done = Cli(paths, tmp_path).run("metrics", "--no-hosts", status=1)
     assert "cannot read" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("garbage", [b"", b"{", b"[]", b"\xff\xfe", b'{"version": 1}', b"null", b"7"])
+def test_garbage_in_the_state_folder_costs_numbers_and_no_scrape(paths, garbage):
+    served = Served("llamacpp", "big", "big", "d", "t", 1, 512, 1, 10, 10, "F16", 9.0, 8.0)
+    entry = HostEntry("here", "local", "/tmp", 5.0, 12.0, 45.0, 0.30, "EUR", (), (served,))
+    write_fleet(paths.fleet, Fleet("i", "s", "not a time", None, 30.0, 60.0, (entry,)))
+    write(paths, exchange(1))
+    for name in ("metrics.json", "scores.json", "down/here.json", "standing/here.json", "asleep/here.json",
+                 "habits/here@big.json", "breakers/here@big.json", "queue/5-5", "slots/here@big/0"):
+        file = paths.state / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(garbage)
+    found = samples(Metrics(paths).exposition())
+    assert found['swarmctl_decode_tokens_per_second{host="here",model="big",server="big"}'] == 8
+    assert found['swarmctl_breaker_state{host="here",model="big",server="big",state="closed"}'] == 1
+    assert found["swarmctl_queue_length"] == 0
+    paths.fleet.write_bytes(garbage)
+    assert summed(Metrics(paths).exposition(), "swarmctl_exchanges_total") == 1
+
+
+def test_a_late_server_and_a_small_model_that_was_left_are_no_failures(paths):
+    attempts = (Attempt("worlock", "tiny-large", "hedged: no token after 9.0 s", hedged=True),
+                Attempt("spinoza", "tiny-small", "20% likely good"), Attempt("calisota", "tiny-large", "refused"))
+    route = {"cascade": {"decision": "escalate", "model": "tiny-small", "host": "spinoza"}, "explored": True}
+    write(paths, exchange(1, attempts=attempts, route=route, model="tiny-large"))
+    found = samples(Metrics(paths).exposition())
+    assert found['swarmctl_hedges_total{host="worlock",model="tiny-large"}'] == 1
+    assert found['swarmctl_explorations_total{host="spinoza",model="tiny-large"}'] == 1
+    failed = {series for series in found if series.startswith("swarmctl_failed_attempts_total")}
+    assert failed == {'swarmctl_failed_attempts_total{host="calisota",model="tiny-large"}'}
