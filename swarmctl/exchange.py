@@ -113,12 +113,13 @@ class ChatRequest:
     raw: bool = False
 
     def params(self) -> dict[str, Any]:
-        """The parameters as recorded with the exchange: everything but the messages, without the unset
-        ones."""
+        """The parameters as recorded with the exchange: everything but the messages, of which only how many
+        images they hold; without the unset ones."""
         found = {"max_tokens": self.max_tokens, "temperature": self.temperature, "seed": self.seed,
                  "schema": self.schema, "stop": list(self.stop) or None, "tools": list(self.tools) or None,
                  "tool_choice": self.tool_choice, "logprobs": self.logprobs or None,
-                 "top_logprobs": self.top_logprobs, "think": self.think, "raw": self.raw or None}
+                 "top_logprobs": self.top_logprobs, "think": self.think, "raw": self.raw or None,
+                 "images": sum(len(turn.images) for turn in self.messages) or None}
         return {key: value for key, value in found.items() if value is not None} | self.sampling.params()
 
     def characters(self) -> int:

@@ -9,9 +9,14 @@ import pytest
 from gateways import host, llama_server, served, serving, swarm_of
 from hypothesis import given
 from hypothesis import strategies as st
+from recorded import exchange, identity, paths_under, rating
+from running import Cli
 from test_ollama import WAITS, say
 
-from swarmctl.exchange import Chunk, Message, Sampling, Token, image_record
+from swarmctl.exchange import ChatRequest, Chunk, Message, Sampling, Token, image_record
+from swarmctl.learning.pairs import make
+from swarmctl.ledger.journal import append
+from swarmctl.ledger.labels import read_labels
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.llamacpp import LlamaCpp
 from swarmctl.runtimes.logprobs import read_tokens
@@ -45,6 +50,22 @@ def test_the_journal_keeps_what_an_image_was_and_not_the_image():
     assert row == {"role": "user", "content": "What is this?", "images": [image_record(PIXEL)]}
     assert row["images"][0]["bytes"] == 8
     assert "iVBOR" not in json.dumps(row)
+
+
+def test_a_picture_and_its_reasoning_are_shown_of_an_exchange_and_teach_nothing(tmp_path):
+    paths = paths_under(tmp_path)
+    said = Message("user", "What is this?", images=(PIXEL,))
+    for number, (turn, more) in enumerate(((said, {}), (Message("user", "on and"), {"raw": True}))):
+        row = exchange(number, messages=(turn,), params=ChatRequest((turn,), **more).params(), thought="hm")
+        append(paths.journal, row.to_record())
+        vote = rating(100 + number, row, correction="a cat" if number else None)
+        append(paths.journal, vote.to_record())
+    made = make(read_labels(paths), "sft", liked=True)
+    assert not made.rows
+    assert made.dropped == {"asked of a picture or a file": 1, "asked without a conversation": 1}
+    cli = Cli(paths, tmp_path)
+    shown = cli.run("log", "show", identity(0)).stdout
+    assert "image image/png, 8 bytes\nWhat is this?\n[thought]\nhm\n[answer]" in shown
 
 
 def test_unset_parameters_are_neither_sent_nor_recorded():

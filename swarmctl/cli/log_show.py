@@ -74,8 +74,13 @@ def _talk(exchange: Record) -> Iterator[str]:
     for message in exchange.get("messages", ()):
         of = f" {message['name']} {message.get('tool_call_id')}" if message.get("name") else ""
         yield f"[{message.get('role')}{of}]"
+        for image in message.get("images") or ():
+            yield f"image {image.get('type')}, {image.get('bytes')} bytes"
         yield from str(message.get("content", "")).splitlines()
         yield from _calls(message)
+    if exchange.get("thought"):
+        yield "[thought]"
+        yield from str(exchange["thought"]).splitlines()
     yield "[answer]"
     yield from str(exchange.get("answer", "")).splitlines()
     yield from _calls(exchange)

@@ -26,7 +26,7 @@ class Answer:
 
     `asked` holds what else bound the answer, as canonical JSON: tools, the choice of one, a schema; empty
     where nothing did. `calls` tells that the answer was a call of tools; `origin` where an imported one came
-    from.
+    from. `untold` is why the turns do not tell what was asked: it was a picture, or no conversation at all.
     """
 
     id: str
@@ -40,6 +40,7 @@ class Answer:
     asked: str = ""
     calls: bool = False
     origin: str = ""
+    untold: str = ""
 
     @property
     def key(self) -> str:

@@ -120,7 +120,8 @@ def _corrected(labels: Labels, dropped: Counter[str], *, pair: bool) -> Iterator
         answer = labels.answers.get(vote.exchange)
         if vote.correction is None or not vote.correction.strip():
             continue
-        trouble = "the answer is not recorded" if answer is None else _trouble(answer) if pair else ""
+        trouble = ("the answer is not recorded" if answer is None
+                   else _trouble(answer) if pair else _untold(answer))
         if answer is None or trouble:
             dropped[trouble] += 1
         elif normal(vote.correction) == normal(answer.text):
@@ -267,12 +268,20 @@ def _examples(labels: Labels, dropped: Counter[str]) -> list[Row]:
 
 def _trouble(answer: Answer) -> str:
     """Why an answer teaches nothing; empty where it does."""
+    if untold := _untold(answer):
+        return untold
     if answer.calls or any(turn.tool_calls or turn.role == "tool" for turn in answer.prompt):
         return "calls of tools"
     if answer.finish != "stop":
         return {"length": "cut off at the limit", "cancelled": "stopped by its reader"}.get(answer.finish,
                                                                                             "failed")
     return "" if answer.text.strip() else "empty answer"
+
+
+def _untold(answer: Answer) -> str:
+    """Why even a person's own answer would teach nothing here: the turns are not all that was asked."""
+    begun = bool(answer.prompt) and answer.prompt[-1].role == "assistant"
+    return answer.untold or ("an answer that was begun for the model" if begun else "")
 
 
 def models_match(row: Row, model: str | None) -> bool:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 
 #: Parameters that bind an answer as the prompt does.
 BINDING = ("tool_choice", "schema", "stop")
+#: Parameters with which the turns are not what was asked.
+UNTOLD = {"images": "asked of a picture or a file", "raw": "asked without a conversation"}
 
 ANSWERS = """
     WITH wanted AS (SELECT exchange AS id FROM ratings UNION SELECT a FROM comparisons
@@ -71,7 +73,8 @@ def _answer(identity: str, at: str | None, text: str | None, finish: str | None,
     return Answer(identity, at or "", tuple(_message(one) for one in json.loads(messages or "[]")),
                   text or "", "error" if error else finish or "error", model, digest or "",
                   tools=_canonical(tools) if tools else "", asked=_canonical(binding) if binding else "",
-                  calls=bool(calls and calls not in ("null", "[]")))
+                  calls=bool(calls and calls not in ("null", "[]")),
+                  untold=next((why for key, why in UNTOLD.items() if asked.get(key)), ""))
 
 
 def _message(record: Mapping[str, Any]) -> Message:
