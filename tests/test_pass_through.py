@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 
 import pytest
@@ -13,6 +14,7 @@ from recorded import exchange, identity, paths_under, rating
 from running import Cli
 from test_ollama import WAITS, say
 
+from swarmctl.cli.streaming import TerminalSink
 from swarmctl.exchange import ChatRequest, Chunk, Message, Sampling, Token, image_record
 from swarmctl.learning.pairs import make
 from swarmctl.ledger.journal import append
@@ -124,6 +126,21 @@ def test_reasoning_is_told_apart_from_the_answer_and_can_be_switched_off(thinker
     off, plain = thoughts(thinker, think=False)
     assert not off
     assert plain != thought
+
+
+@pytest.mark.runtime
+def test_ask_prints_the_answer_alone_and_shows_reasoning_to_a_person_only(thinker, tmp_path):
+    with swarm_of(tmp_path, host("spinoza", served("llamacpp", "thinker", thinker))) as cli:
+        done = cli.run("ask", CAPITAL, "--max-tokens", "20", "--temperature", "0")
+        assert done.stdout.strip() == ""
+        assert cli.rows()[-1]["thought"]
+    out, err = io.StringIO(), io.StringIO()
+    err.isatty = lambda: True
+    sink = TerminalSink(out, err)
+    for chunk in (Chunk(thought="hm\x1b"), Chunk(text="Paris")):
+        sink.watch(chunk)
+        sink.text(chunk.text) if chunk.text else None
+    assert (out.getvalue(), err.getvalue()) == ("Paris", "\033[2mhm\\x1b\033[0m\n\n")
 
 
 @pytest.mark.runtime

@@ -87,7 +87,7 @@ def ask(
     sink = (SilentSink if as_json else TerminalSink)(sys.stdout, sys.stderr)
     try:
         answered = ask_verb(swarm, asked, sink, terminal=terminal, clock=context.clock,
-                            routed=show_route if explain else None, waiting=show_wait)
+                            routed=show_route if explain else None, waiting=show_wait, watch=sink.watch)
     finally:
         sink.end()
     if explain:

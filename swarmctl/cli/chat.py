@@ -89,7 +89,8 @@ def _turn(context: Context, swarm: Swarm, talk: Talk, line: str) -> None:
     sink = TerminalSink(sys.stdout, sys.stderr)
     try:
         answered = ask_verb(swarm, asked, sink, terminal=terminal_id(context.environ), clock=context.clock,
-                            routed=show_route if talk.explain else None, waiting=show_wait)
+                            routed=show_route if talk.explain else None, waiting=show_wait,
+                            watch=sink.watch)
     finally:
         sink.end()
     show_footer(answered.exchange)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TextIO
 from swarmctl.routing.latency import forecast
 
 if TYPE_CHECKING:
-    from swarmctl.exchange import Attempt, Exchange, ToolCall
+    from swarmctl.exchange import Attempt, Chunk, Exchange, ToolCall
     from swarmctl.routing.category import Categorised
     from swarmctl.routing.cost import Price, Route
 
@@ -22,9 +22,20 @@ class TerminalSink:
         self.out = out
         self.err = err
         self.column_zero = True
+        self.thinking = False
+
+    def watch(self, chunk: Chunk) -> None:
+        """Show a person who waits that the model reasons, and what. It is no part of the answer."""
+        if chunk.thought and self.err.isatty():
+            self.err.write(f"\033[2m{printable(chunk.thought)}\033[0m")
+            self.err.flush()
+            self.thinking = True
 
     def text(self, piece: str) -> None:
         """Show a piece."""
+        if self.thinking:
+            self.err.write("\n\n")
+            self.thinking = False
         clean = piece if not self.out.isatty() else printable(piece)
         self.out.write(clean)
         self.out.flush()
@@ -58,6 +69,9 @@ class TerminalSink:
 
 class SilentSink(TerminalSink):
     """For --json: nothing of the answer until it is whole; failures still go to stderr."""
+
+    def watch(self, chunk: Chunk) -> None:
+        """Keep quiet."""
 
     def text(self, piece: str) -> None:
         """Keep quiet."""
