@@ -12,6 +12,7 @@ import time
 from dataclasses import replace
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 from recorded import paths_under
@@ -240,6 +241,54 @@ def test_threads_of_one_process_ask_at_once_and_lose_nothing(swarm):
     assert len({row["id"] for row in rows}) == 24
     assert {row["host"] for row in rows} == {"spinoza", "worlock"}
     assert list((cli.paths.state / "queue").glob("*")) == []
+
+
+class Failing(Kept):
+    """A sink that lets candidates fail."""
+
+    def failed(self, attempt, following) -> None:
+        self.said = ""
+
+
+def test_a_runtime_killed_under_load_loses_no_question_and_leaks_nothing(swarm, servers):
+    cli = swarm("spinoza", "worlock")
+    fleet, seen, learned = read_fleet(cli.paths.fleet), {}, {}
+    files, over, said = open_files(), threading.Event(), []
+
+    def ask() -> None:
+        while not over.is_set():
+            many = replace(make_swarm(cli.paths, fleet), seen=seen, learned=learned)
+            sink = Failing()
+            asked = Asked(CAPITAL, temperature=0.0, via="serve")
+            put(many, asked, sink, terminal="key:test", clock=time.time)
+            said.append(sink.said)
+
+    threads = [threading.Thread(target=ask, daemon=True) for _ in range(8)]
+    for one in threads:
+        one.start()
+    try:
+        until(lambda: len(said) > 20)
+        servers["worlock"].kill()
+        many = len(said)
+        until(lambda: len(said) > many + 20)
+        servers["worlock"].start()
+        many = len(said)
+        until(lambda: len(said) > many + 20)
+    finally:
+        over.set()
+        for one in threads:
+            one.join(60)
+        if servers["worlock"].process.poll() is not None:
+            servers["worlock"].start()
+    assert all("Paris" in one for one in said)
+    assert len(cli.rows()) == len(said)
+    assert [claimed(cli.paths, one, 2) for one in make_swarm(cli.paths, fleet).candidates] == [0, 0]
+    assert list((cli.paths.state / "queue").glob("*")) == []
+    assert open_files() <= files + 1
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
 
 
 class Bad(ThreadingHTTPServer):
