@@ -297,7 +297,8 @@ def test_garbage_in_the_state_folder_costs_numbers_and_no_scrape(paths, garbage)
 
 def test_a_late_server_and_a_small_model_that_was_left_are_no_failures(paths):
     attempts = (Attempt("worlock", "tiny-large", "hedged: no token after 9.0 s", hedged=True),
-                Attempt("spinoza", "tiny-small", "20% likely good"), Attempt("calisota", "tiny-large", "refused"))
+                Attempt("spinoza", "tiny-small", "20% likely good"),
+                Attempt("calisota", "tiny-large", "refused"))
     route = {"cascade": {"decision": "escalate", "model": "tiny-small", "host": "spinoza"}, "explored": True}
     write(paths, exchange(1, attempts=attempts, route=route, model="tiny-large"))
     found = samples(Metrics(paths).exposition())

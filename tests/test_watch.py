@@ -298,3 +298,28 @@ def test_a_host_that_hangs_delays_no_picture(swarm):
     finally:
         box.mend()
         watching.close()
+
+
+@pytest.mark.runtime
+@pytest.mark.netns
+@pytest.mark.timeout(250)
+def test_an_intermittent_host_whose_cable_is_pulled_is_off_and_comes_back(cable_lab, llamacpp_bin):
+    lab = cable_lab
+    lab.paths.cache.parent.mkdir(parents=True, exist_ok=True)
+    if not lab.paths.cache.exists():
+        lab.paths.cache.symlink_to(Paths.from_environ(os.environ).cache)
+    cli = Cli(lab.paths, lab.home)
+    cli.environ.update(lab.environ)
+    text = lab.paths.inventory.read_text().replace("  calisota:\n", "  calisota:\n    intermittent: true\n")
+    lab.paths.inventory.write_text(text)
+    cli.run("up", limit=150)
+    with Terminal(cli, "--interval", "0.5") as terminal:
+        terminal.until(rb"(?s)worlock.*ready.*calisota.*ready", 40)
+        lab.host("calisota").cut()
+        terminal.until(rb"calisota[^\n]*moff\x1b", 60)
+        assert "▲".encode() not in terminal.said, "off is no fault of it"
+        lab.host("calisota").mend()
+        terminal.until(rb"calisota[^\n]*mready\x1b", 60)
+        os.write(terminal.fd, b"\x03")
+        assert terminal.wait(10) == 130
+    cli.run("down")
