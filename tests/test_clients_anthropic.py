@@ -63,6 +63,18 @@ def test_a_message_streamed(client, model):
     assert (message.stop_reason, message.usage.output_tokens) == ("end_turn", 4)
 
 
+def test_a_coding_agent_s_request_is_taken_as_it_comes(client):
+    """The beta path, with what agents send beside the messages."""
+    said = client.beta.messages.create(
+        model="tooly", max_tokens=40, messages=CAPITAL, thinking={"type": "adaptive"},
+        system=[{"type": "text", "text": "Answer briefly.", "cache_control": {"type": "ephemeral"}}],
+        tools=[{**TOOL, "cache_control": {"type": "ephemeral"}, "strict": True}],
+        output_config={"effort": "low"}, metadata={"user_id": "u"},
+        context_management={"edits": [{"type": "clear_tool_uses_20250919"}]},
+        betas=["context-management-2025-06-27"], extra_body=COLD)
+    assert said.content[0].type in ("text", "tool_use")
+
+
 def test_a_message_that_was_cut_says_so(client):
     said = client.messages.create(model="tooly", max_tokens=1, messages=CAPITAL, extra_body=COLD)
     assert said.stop_reason == "max_tokens"

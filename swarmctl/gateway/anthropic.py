@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = 1 << 20
 MOST_STOPS = 16
-#: parameters that nothing here can honour
-REFUSED = ("container", "mcp_servers", "context_management")
+#: parameters that nothing here can honour. context_management only makes long prompts shorter.
+REFUSED = ("container", "mcp_servers")
 #: blocks of the assistant's own turns that no model here is shown again
 PASSED_OVER = ("thinking", "redacted_thinking")
 

@@ -43,7 +43,8 @@ BODIES: Mapping[str, Mapping[str, Any]] = {
 ANSWERS = {"200": "answered", "400": "not allowed by this API", "401": "no key that is known",
            "403": "this key, or this origin, may not", "404": "no such model or answer", "408": "too slow",
            "413": "too large", "415": "compressed", "429": "too much, or too busy; see Retry-After",
-           "500": "not recorded", "502": "every server failed", "503": "nobody can take it now",
+           "500": "not recorded", "501": "done with swarmctl on the controller",
+           "502": "every server failed", "503": "nobody can take it now",
            "504": "it took too long"}
 
 
