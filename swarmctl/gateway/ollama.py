@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
     from typing import Literal
 
-    from swarmctl.dispatch.question import Answered
+    from swarmctl.dispatch.question import Answered, Asked
     from swarmctl.errors import SwarmError
     from swarmctl.exchange import Exchange, Token
     from swarmctl.gateway.surface import Meta, Vectors
@@ -91,7 +91,7 @@ def model_of(body: Mapping[str, Any]) -> str:
     return name.removesuffix(":latest")
 
 
-def _turn(body: Mapping[str, Any], name: str, asked: Any) -> Turn:  # noqa: ANN401  an Asked
+def _turn(body: Mapping[str, Any], name: str, asked: Asked) -> Turn:
     return Turn(asked, name, stream=reading.flag(body, "stream", default=True))
 
 
