@@ -172,8 +172,8 @@ def _belief(mean: float, deviation: float, ratings: float, why: str) -> Belief:
 
 def _why(guess: float, level: float, fitted: float, fresh: float, ratings: float, seen: Seen) -> str:
     like = "much like" if seen.nearest > 0.8 else "somewhat like" if seen.nearest > 0.5 else "unlike"
-    said = f"first guess {guess:.0%}, {ratings:g} ratings make it {level:.0%}, this prompt {fitted:.0%}"
-    return f"{said} ({like} rated ones)" + (f", {fresh:g} newer ratings" if fresh else "")
+    said = f"first guess {guess:.0%}, by ratings {level:.0%}, this prompt {fitted:.0%} ({like} rated ones)"
+    return f"{said}; {ratings:g} ratings" + (f", {fresh:g} of them new" if fresh else "")
 
 
 def _within(value: float) -> float:

@@ -42,14 +42,14 @@ COMMON_LUCK = 0.35
 #: A model as small as a tenth of the largest loses so much with each standard deviation of length.
 LENGTH = 0.06
 LENGTH_VARIANCE = 0.0002
-#: Variances of difficulty and of each model's own, with what is held of them beforehand.
-STRENGTHS = ((0.0005, 0.0001, 0.4), (0.002, 0.0005, 0.3), (0.01, 0.004, 0.25), (0.02, 0.03, 0.05))
+#: Variances of difficulty and of each model's own, how much of what a model's ratings say is of their
+#: category alone, and how likely that is held beforehand.
+STRENGTHS = ((0.0005, 0.0001, 0.02, 0.38), (0.002, 0.0005, 0.02, 0.28), (0.01, 0.004, 0.02, 0.23),
+             (0.02, 0.03, 0.02, 0.05), (0.0005, 0.0001, 0.5, 0.03), (0.01, 0.004, 0.5, 0.03))
 #: How many directions of the covariance are kept for the interval.
 KNOWN = 12
 #: A prompt that is explained but for so much by others stands for nothing of its own.
 EXPLAINED = 1e-3
-#: How much of what a model's ratings say is of their category alone.
-OF_CATEGORY = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,12 +214,12 @@ class _Problem:
             factor = (less / many).reshape(-1, *([1] * (values.ndim - 1)))
             setattr(self, name, (values - (factor * means)[group]) / np.sqrt(1 - COMMON_LUCK))
 
-    def variances(self, difficulty: float, own: float) -> Array:
+    def variances(self, difficulty: float, own: float, of_category: float) -> Array:
         """Each column's prior variance. A model and its category together weigh as PRIOR_WEIGHT ratings."""
         import numpy as np
 
         level = self.noise / PRIOR_WEIGHT
-        fixed = np.stack([level * (1 - OF_CATEGORY), *[level * OF_CATEGORY] * len(CATEGORIES),
+        fixed = np.stack([level * (1 - of_category), *[level * of_category] * len(CATEGORIES),
                           np.full(len(level), LENGTH_VARIANCE)], axis=1).ravel()
         return np.r_[fixed, np.full(self.size, difficulty), np.full(self.size * len(self.names), own)]
 
@@ -239,8 +239,8 @@ def _solved(problem: _Problem) -> tuple[Array, Array, tuple[float, float]]:
 
     gram, seen = problem.design.T @ problem.design, problem.design.T @ problem.target
     found = []
-    for difficulty, own, held in STRENGTHS:
-        root = np.sqrt(problem.variances(difficulty, own))
+    for difficulty, own, of_category, held in STRENGTHS:
+        root = np.sqrt(problem.variances(difficulty, own, of_category))
         inner = gram * root[:, None] * root[None]
         inner[np.diag_indices_from(inner)] += 1
         lower = np.linalg.cholesky(inner)
