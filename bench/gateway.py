@@ -215,7 +215,7 @@ def llama_server(folder):
     (port,) = free_ports(1)
     argv = (binaries / "llama-server", "-m", shipped_model("small") / "model.gguf", "--host", "127.0.0.1",
             "--port", str(port), "-t", "1", "--jinja", "--no-ui", "-c", str(256 * CLIENTS),
-            "-np", str(CLIENTS))
+            "-np", str(CLIENTS), "--threads-http", "96")
     process = start(argv, folder / "llama.log", port)
     try:
         yield port

@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 
 #: No line of a stream or body that a healthy server sends is longer; a longer one is not read into memory.
 MAX_BODY = 64 << 20
-#: Idle connections kept to one endpoint and for how many seconds: llama-server hangs up after five.
-IDLE_KEPT, IDLE_SECONDS = 16, 4.0
+#: Idle connections kept to one endpoint and for how many seconds. Few: each holds one of llama-server's few
+#: threads (5 with one slot), and who finds them all held waits until it hangs up, after five seconds.
+IDLE_KEPT, IDLE_SECONDS = 2, 4.0
 #: Seconds in which the end of a body must follow its last word for the connection to be kept.
 DRAIN_SECONDS = 0.05
 
