@@ -44,8 +44,8 @@ LENGTH = 0.06
 LENGTH_VARIANCE = 0.0002
 #: Variances of difficulty and of each model's own, how much of what a model's ratings say is of their
 #: category alone, and how likely that is held beforehand.
-STRENGTHS = ((0.0005, 0.0001, 0.02, 0.38), (0.002, 0.0005, 0.02, 0.28), (0.01, 0.004, 0.02, 0.23),
-             (0.02, 0.03, 0.02, 0.05), (0.0005, 0.0001, 0.5, 0.03), (0.01, 0.004, 0.5, 0.03))
+STRENGTHS = ((0.0005, 0.0001, 0.02, 0.4), (0.002, 0.0005, 0.02, 0.3), (0.01, 0.004, 0.02, 0.23),
+             (0.02, 0.03, 0.02, 0.05), (0.0005, 0.0001, 0.5, 0.01), (0.01, 0.004, 0.5, 0.01))
 #: How many directions of the covariance are kept for the interval.
 KNOWN = 12
 #: A prompt that is explained but for so much by others stands for nothing of its own.
