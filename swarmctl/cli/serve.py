@@ -6,10 +6,11 @@ import json
 import sys
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from swarmctl.errors import UsageError
 from swarmctl.gateway.bounds import DEFAULT_BOUNDS
 from swarmctl.verbs import serve as verb
 
@@ -56,7 +57,7 @@ def serve(
     if log_file is None:
         verb.run(context.paths, context.inventory, serving, clock=context.clock, log=sys.stderr, say=_say)
         return
-    with log_file.expanduser().open("a", encoding="utf-8") as log:
+    with _opened(log_file.expanduser()) as log:
         verb.run(context.paths, context.inventory, serving, clock=context.clock, log=log, say=_say)
 
 
@@ -127,6 +128,13 @@ def revoke(ctx: typer.Context, name: Annotated[str, typer.Argument(help="The key
     verb.revoke(context.paths, name)
     left = len(verb.keys(context.paths))
     _say(f"revoked {name}; {left or 'no'} key{'' if left == 1 else 's'} left")
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        return path.open("a", encoding="utf-8")
+    except OSError as exc:
+        raise UsageError(f"--log {path}: {exc.strerror}") from exc
 
 
 def _shown(key: Key) -> dict[str, object]:

@@ -135,6 +135,11 @@ class Keyring:
 
 
 def _write(path: Path, keys: tuple[Key, ...]) -> None:
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    write_whole(path, json.dumps({"version": KEYS_VERSION, "keys": [asdict(one) for one in keys]}, indent=1))
-    path.chmod(0o600)
+    text = json.dumps({"version": KEYS_VERSION, "keys": [asdict(one) for one in keys]}, indent=1)
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_whole(path, text)
+        path.chmod(0o600)
+    except OSError as exc:
+        raise SwarmError(f"cannot write {path}: {exc.strerror or exc}",
+                         hint=f"{path.parent} must be a folder that you may write") from exc
