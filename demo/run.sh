@@ -53,6 +53,9 @@ leftovers() {  # the processes that know our folder, in their command line or en
 finish() {
   local status=$?
   trap '' INT TERM HUP
+  if [[ -n $gateway ]]; then
+    kill "$gateway" 2>/dev/null && wait "$gateway" || true
+  fi
   if [[ $ended != yes ]]; then
     printf '\n%sCleaning up…%s\n' "$dim" "$plain" >&2
     swarmctl lab down --wipe >/dev/null 2>&1 || true
@@ -62,6 +65,7 @@ finish() {
 }
 
 ended=no
+gateway=
 folder=$(mktemp -d "${TMPDIR:-/tmp}/swarm-XXXXXX")
 export SWARMCTL_LAB=$folder/lab SWARMCTL_TERMINAL=demo
 unset SWARMCTL_INVENTORY
@@ -109,6 +113,19 @@ else
   say "Clara has room 731. Long files are too much for so small a model, so it is told:"
   run swarmctl rate down --correction 731 --comment "not what the file says"
 fi
+
+title "Any program that speaks OpenAI's, Ollama's or Anthropic's API may ask, too"
+typed swarmctl serve
+swarmctl serve --port 0 --log "$folder/requests" 2>"$folder/gateway" &
+gateway=$!
+for _ in {1..100}; do
+  url=$(grep -osm1 'http://[0-9.]*:[0-9]*' "$folder/gateway") && break
+  sleep 0.1
+done
+cat "$folder/gateway"
+run python demo/client.py "$url" "What is the capital of Peru?"
+kill "$gateway" && wait "$gateway"
+gateway=
 
 title "Everything is on record"
 run swarmctl log
