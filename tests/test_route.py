@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import time
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,7 @@ from swarmctl.routing.explore import MOST_REGRET, decide, drawn
 from swarmctl.routing.features import NAMES, read_features
 from swarmctl.routing.fitting import Model, Rated, fit
 from swarmctl.routing.quality import first_guess, quality
+from swarmctl.verbs import compare
 from swarmctl.verbs import route as verb
 
 SMALL, LARGE = "s" * 64, "l" * 64
@@ -397,3 +399,40 @@ def test_the_shadow_of_what_is_no_question_is_refused(paths):
     journal.append(paths.journal, row.to_record())
     with pytest.raises(UsageError, match="no question"):
         verb.shadow(make_swarm(paths, snapshot(paths)), identity(1), "large", None, None, clock=clock)
+
+
+def test_an_answer_in_the_shadow_is_compared_with_the_usual_one_once(paths):
+    usual = exchange(1, "hard?", "yes", model="small", digest=SMALL)
+    shadow = exchange(2, "hard?", "no", model="large", digest=LARGE, via="shadow", parent=usual.id)
+    failed = exchange(3, "hard?", "", model="large", digest=LARGE, via="shadow", parent=usual.id)
+    for row in (usual, shadow, failed):
+        journal.append(paths.journal, row.to_record())
+    asked, blind = compare.shadowed(paths, lambda: False)
+    assert (asked, blind.left.model, blind.right.model) == ("hard?", "small", "large")
+    row = compare.decide(paths, blind, "right", comment=None, terminal="t", now=1_795_500_000.0)
+    assert (row.choice, row.digest_a, row.digest_b) == ("b", SMALL, LARGE)
+    with pytest.raises(UsageError, match="wait to be compared"):
+        compare.shadowed(paths, lambda: False)
+    assert {one.model: one.good for one in routers.read_opinions(paths)} == {"small": 0.0, "large": 1.0}
+
+
+def test_a_model_that_is_good_at_one_category_and_bad_at_another_is_told_apart():
+    prompts = [read_features("alike") for _ in range(120)]
+    rated = [Rated(place, "small", "code" if place % 2 else "complex", float(place % 2))
+             for place in range(120)]
+    seen = see(weights_of(fit(rated, prompts, MODELS)), read_features("alike"))
+    code, other = (believe("small", 10**9, {}, good, bad, category, seen).mean
+                   for category, good, bad in (("code", 60, 0), ("complex", 0, 60)))
+    assert other < 0.2 < 0.8 < code
+
+
+def test_a_fit_of_the_most_ratings_there_can_be_takes_seconds():
+    prompts, rated = ratings(3000)
+    begun = time.process_time()
+    head = fit(rated, prompts, MODELS)
+    assert time.process_time() - begun < 30
+    features, weights = read_features(prompt(1, hard=True)), weights_of(head)
+    begun = time.process_time()
+    for _ in range(100):
+        believe("small", 1, {}, 0, 0, "complex", see(weights, features))
+    assert (time.process_time() - begun) / 100 < 0.01
