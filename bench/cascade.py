@@ -4,9 +4,12 @@
 
 The two models are equally cheap in seconds on one machine, so their hosts are made unequal: the large one's
 gets 1.5 % of a CPU at 380 W, the small one's 15 % at 45 W. The large one then takes about ten times as long
-for an answer, as 30 billion parameters do against 3. A bad answer costs six times what the large model's
-answer takes, the proportion of the defaults (60 s against 10 s). Both were set by a pilot of 20 questions
-that looked at seconds alone.
+for an answer, as 30 billion parameters do against 3. A bad answer costs 4 s, about as many times the large
+model's answer as by the defaults (60 s against 10 s); both were set by a pilot of 20 questions that looked at
+seconds alone. What a bad answer costs says how much quality is given for time, so the cascade is also shown
+where it costs three and nine times as much: as good as the large model it is to be somewhere on that line.
+With Ollama both shares are four times as large, and a bad answer costs a quarter: with less it takes its own
+runners for dead.
 
 Questions are the tiny family's own, from its held-out tenth; those that are rated and those that are asked
 are disjoint. `everyday` has 60 % routine, 25 % complex, 15 % code; `even` has every kind alike. All is asked
@@ -50,11 +53,13 @@ from swarmctl.verbs.rate import Opinion, rate
 
 SHARES, WATTS = {"small": 0.15, "large": 0.015}, {"small": 45.0, "large": 380.0}
 BAD_ANSWER = 4.0
+FASTER = {"llamacpp": 1, "ollama": 4}
 MIXES = {
     "everyday": {"capital": 20, "spelling": 20, "chat": 20, "sum": 9, "count": 8, "reading": 8, "code": 15},
     "even": dict.fromkeys(KINDS, 1),
 }
-POLICIES = ("always small", "always large", "static", "cascade")
+POLICIES = {"always small": 1, "always large": 1, "static": 1, "cascade": 1, "cascade, 3 times": 3,
+            "cascade, 9 times": 9}  # and how many times as much a bad answer costs
 LONGEST = 64
 CHECK = "Is that right? Answer yes or no."
 
@@ -77,6 +82,7 @@ class Home:
     folder: Path
     servers: dict
     policy: Policy
+    bad: float = BAD_ANSWER
 
     @property
     def paths(self):
@@ -84,7 +90,7 @@ class Home:
 
     def __post_init__(self):
         hosts = tuple(server.entry(host, 3000.0, 100.0) for host, server in self.servers.items())
-        fleet = Fleet("bench", "-", "2026-01-01T00:00:00Z", None, 30.0, BAD_ANSWER, hosts, self.policy)
+        fleet = Fleet("bench", "-", "2026-01-01T00:00:00Z", None, 30.0, self.bad, hosts, self.policy)
         write_fleet(self.paths.fleet, fleet)
 
     def swarm(self):
@@ -94,10 +100,10 @@ class Home:
         asked = Asked(task.question, model=model, temperature=0.0, max_tokens=LONGEST)
         return put(self.swarm(), asked, Silent(), terminal="bench", clock=time.time).exchange
 
-    def copy(self, name, policy):
+    def copy(self, name, policy, bad):
         target = self.folder.parent / name.replace(" ", "-")
         shutil.copytree(self.folder, target)
-        return Home(target, self.servers, policy)
+        return Home(target, self.servers, policy, bad)
 
 
 def questions(mix, count, seed, known):
@@ -177,7 +183,7 @@ def show(mix, found, rng):
         print(f"| {name} | {mean[0]:.1%} | {mean[1]:.2f} | {1000 * mean[2]:.1f} | {mean[3]:.2f} | "
               f"{rows[:, 3].sum() / large[:, 3].sum():.2f} [{a:.2f}, {b:.2f}] | "
               f"{mean[0] - large[:, 0].mean():+.1%} [{c:+.1%}, {d:+.1%}] |")
-    for name in ("static", "cascade"):
+    for name in list(POLICIES)[2:]:
         ways = Counter(f"{row[4]} → {row[5]}" + (f" ({row[6]})" if row[6] else "") for row in found[name])
         print(f"\n{name}: " + "; ".join(f"{count} {way}" for way, count in ways.most_common()))
 
@@ -288,10 +294,10 @@ def run(kind, folder, servers, count, labels):
                                                zip((*STAGES, "all"), curve.information, strict=True)))
     shutil.rmtree(home.paths.state / "habits")
     for server in servers.values():
-        server.throttle(SHARES[server.model])
+        server.throttle(SHARES[server.model] * FASTER[kind])
     slow(home, questions("even", 40, "speeds", known))
-    homes = {name: home.copy(name, Policy(explore=0.0, cascade=name == "cascade", hedge=False))
-             for name in POLICIES}
+    homes = {name: home.copy(name, Policy(explore=0.0, cascade=name.startswith("cascade"), hedge=False),
+                             BAD_ANSWER * times / FASTER[kind]) for name, times in POLICIES.items()}
     rng = np.random.default_rng(0)
     for mix in MIXES:
         show(mix, measure(homes, questions(mix, count, f"asked {mix}", set(known))), rng)
