@@ -87,10 +87,10 @@ swarmctl  1/2 hosts   3 questions/min   6 tokens/s   2 waiting      ▄█  11:0
 good answers, with their 95 % interval
 qwen code ━━━━━━━━━━━━━━━━━━━━━━━━  75%  47% to 91%, 12 votes
 ────────────────────────────────────────────────────────────────────────────────
-time     question                    answered by           first   whole tok/s
-11:06:32 Why is the sky blue?     ▲ qwen worlock         120 ms   2.4 s    52
-11:06:31 Why is the sky blue?       qwen worlock ↻2                    error
-11:06:30 Why is the sky blue?     ▼ qwen worlock ↑       120 ms   2.4 s    52"""
+time     question                      answered by           first   whole tok/s
+11:06:32 Why is the sky blue?        ▲ qwen worlock         120 ms   2.4 s    52
+11:06:31 Why is the sky blue?          qwen worlock ↻2                     error
+11:06:30 Why is the sky blue?        ▼ qwen worlock ↑       120 ms   2.4 s    52"""
 
 
 @pytest.mark.parametrize("width", [20, 40, 79, 80, 100, 131, 132, 200, 320])
