@@ -8,8 +8,8 @@ for an answer, as 30 billion parameters do against 3. A bad answer costs 4 s, ab
 model's answer as by the defaults (60 s against 10 s); both were set by a pilot of 20 questions that looked at
 seconds alone. What a bad answer costs says how much quality is given for time, so the cascade is also shown
 where it costs three and nine times as much: as good as the large model it is to be somewhere on that line.
-With Ollama both shares are four times as large, and a bad answer costs a quarter: with less it takes its own
-runners for dead.
+With Ollama both shares are four times as large, and a bad answer costs a quarter: with less it once gave no
+answer within 30 s.
 
 Questions are the tiny family's own, from its held-out tenth; those that are rated and those that are asked
 are disjoint. `everyday` has 60 % routine, 25 % complex, 15 % code; `even` has every kind alike. All is asked
