@@ -34,6 +34,7 @@ from swarmctl.shipped import shipped_model, shipped_quality
 
 CLIENTS = 16
 SECONDS = 5.0
+PAUSE = 0.15
 SWARMCTL = Path(sys.executable).with_name("swarmctl")
 LITELLM = "litellm[proxy]"
 BODY = {"model": "tiny-small", "stream": True, "temperature": 0, "max_tokens": 2,
@@ -44,10 +45,8 @@ events {{ worker_connections 512; }}
 http {{ access_log off; proxy_temp_path {folder}/p; client_body_temp_path {folder}/b;
   fastcgi_temp_path {folder}/f;
   uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
-  upstream server {{ server 127.0.0.1:{upstream}; keepalive 32; }}
   server {{ listen 127.0.0.1:{port}; location / {{
-    proxy_pass http://server; proxy_http_version 1.1; proxy_set_header Connection "";
-    proxy_buffering off; }} }} }}
+    proxy_pass http://127.0.0.1:{upstream}; proxy_http_version 1.1; proxy_buffering off; }} }} }}
 """
 
 
@@ -71,11 +70,13 @@ def main(rounds=60):
 
 
 def first_tokens(ways, rounds):
-    """Seconds to the first token of each way, one request at a time, in turn."""
+    """Seconds to the first token of each way, one request at a time, in turn; what one still does after its
+    answer is not in the next one's way."""
     lines = {way: Line(port) for way, (port, _) in ways.items()}
     found = {way: [] for way in ways}
     for _ in range(rounds):
         for way, line in lines.items():
+            time.sleep(PAUSE)
             found[way].append(ask(line))
     return found
 
