@@ -1,7 +1,7 @@
 """A question's vector, where a served embedding model can give one at once.
 
 Only the model whose vectors the router learned from counts, and only where its tunnel is warm: a vector makes
-the belief a little sharper, and is worth no wait.
+the belief a little sharper, and is worth no wait. What is needed for it is imported only where it is.
 """
 
 from __future__ import annotations
@@ -11,9 +11,6 @@ from typing import TYPE_CHECKING
 from swarmctl.dispatch.reach import endpoint
 from swarmctl.errors import ServerError
 from swarmctl.fleet.standing import read_aside
-from swarmctl.ledger.topic_store import to_embed
-from swarmctl.routing.beliefs import see
-from swarmctl.routing.features import read_features
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,12 +27,16 @@ def seen(swarm: Swarm, text: str) -> Seen | None:
     """What the learned weights make of a question; None where nothing was learned."""
     if swarm.weights is None:
         return None
+    from swarmctl.routing.beliefs import see
+    from swarmctl.routing.features import read_features
+
     wanted = {head.embedder for head in swarm.weights.heads if head.embedder}
     vector, embedder = _vector(swarm, text, wanted) if wanted else (None, "")
     return see(swarm.weights, read_features(text, vector, embedder))
 
 
 def _vector(swarm: Swarm, text: str, wanted: set[str]) -> tuple[Sequence[float] | None, str]:
+    from swarmctl.ledger.topic_store import to_embed
     from swarmctl.runtimes.named import embedder
 
     for entry, served in _servers(swarm, wanted):
