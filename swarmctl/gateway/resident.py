@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 #: Seconds after which speeds and ratings are read anew.
 REFRESH_SECONDS = 1.0
+ASIDE_SECONDS = 0.1
 #: What a bad answer costs to who asks for auto:fast or auto:best, as multiples of the inventory's.
 LEANINGS = {"auto": 1.0, "auto:fast": 0.0, "auto:best": 20.0}
 
@@ -70,7 +71,9 @@ class Resident:
         return self._swarm
 
     def _beside(self, stamp: Stamp) -> None:
-        """Read what was learned since, with the lock that the request took for us."""
+        """Read what was learned since, with the lock that the request took for us; a moment later, not to be
+        in that request's way."""
+        time.sleep(ASIDE_SECONDS)
         try:
             self._renew(stamp)
         except SwarmError as exc:  # the old one serves on
