@@ -28,12 +28,17 @@ import pytest
 from running import Cli
 from stocked import free_ports, stock
 
+from swarmctl.dispatch.embedded import seen
 from swarmctl.dispatch.embedding_model import Model
+from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.dispatch.vectors import embed_all
 from swarmctl.errors import RequestRejected, ServerUnavailable, SwarmError, UsageError
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, read_fleet, write_fleet
 from swarmctl.inventory import Host, ModelWish, Placement
 from swarmctl.paths import Paths
+from swarmctl.routing import fitting
+from swarmctl.routing.beliefs import Weights
+from swarmctl.routing.features import read_features
 from swarmctl.runtimes.base import Endpoint, Want
 from swarmctl.runtimes.embedding import Embedded, LlamaCppEmbedding, OllamaEmbedding
 from swarmctl.runtimes.gguf_header import Header, describe
@@ -142,6 +147,26 @@ def ollama(tmp_path_factory, gguf):
 
 
 # the real model
+
+
+@pytest.mark.runtime
+@pytest.mark.slow
+def test_a_question_is_seen_by_the_vector_of_the_served_model_that_the_router_learned_from(home):
+    fleet = read_fleet(home.paths.fleet)
+    digest = next(one.digest for one in fleet.hosts[0].served if one.embedding)
+    vectors = [row["vector"] for row in home.embed(*TEXTS[:5])]
+    prompts = [read_features(text, vector, digest) for text, vector in zip(TEXTS, vectors, strict=False)]
+    rated = [fitting.Rated(place, "small", "code", float(place == 2)) for place in range(len(prompts))]
+    heads = tuple(fitting.fit(rated, prompts, {"small": fitting.Model(10**6, {})}, vectors=kind)
+                  for kind in (False, True))
+    swarm = replace(make_swarm(home.paths, fleet), weights=Weights("1", "now", 5, "", heads))
+    found = [seen(swarm, TEXTS[2]) for _ in range(10)]  # on a busy machine a vector may come too late
+    by_vector = [one for one in found if one.head.embedder == digest]
+    assert by_vector
+    assert by_vector[0].nearest == pytest.approx(1, abs=0.01)
+    others = Weights("1", "now", 5, "", (heads[0], replace(heads[1], embedder="other")))
+    other = replace(swarm, weights=others)
+    assert seen(other, TEXTS[2]).head.embedder == ""
 
 
 @pytest.mark.runtime
