@@ -12,6 +12,7 @@ import stat
 import struct
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import httpx
@@ -24,6 +25,7 @@ from swarmctl.errors import Busy, SwarmError, UsageError
 from swarmctl.gateway.keys import Key, Keyring, add_key, hashed, keys_file, read_keys, revoke_key
 from swarmctl.gateway.limits import Limits, spent_today
 from swarmctl.gateway.unit import unit_text
+from swarmctl.ledger.journal import append, read
 from swarmctl.paths import Paths
 from swarmctl.shipped import shipped_quality
 
@@ -454,3 +456,21 @@ def _pid_of(port: int) -> int:
         except OSError:
             continue
     raise AssertionError(f"nobody listens on {port}")
+
+
+def test_threads_that_record_at_the_same_time_share_an_fsync(paths, monkeypatch):
+    synced, real = [], os.fsync
+
+    def slow(descriptor: int) -> None:
+        synced.append(descriptor)
+        time.sleep(0.05)
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", slow)
+    append(paths.journal, _exchange("2026-11-24T00:00:00Z", "first", 1))
+    synced.clear()
+    rows = [_exchange("2026-11-24T00:00:00Z", f"t{number}", number) for number in range(20)]
+    with ThreadPoolExecutor(20) as pool:
+        list(pool.map(lambda row: append(paths.journal, row), rows))
+    assert len(synced) < 10
+    assert len(list(read(paths.journal))) == 21
