@@ -102,9 +102,9 @@ def replay(opinions: Sequence[Opinion], served: Sequence[Known], vectors: Vector
 def _told(opinions: Sequence[Opinion], served: Sequence[Known], vectors: Vectors,
           progress: Callable[[int, int], None]) -> Iterator[_Told]:
     size = -(-(len(opinions) - BEGIN) // STEPS)
-    by_model = {}
-    for one in served:
-        by_model.setdefault(one.model, one)
+    by_model: dict[str, Known] = {}
+    for weights_served in served:
+        by_model.setdefault(weights_served.model, weights_served)
     for step in range(STEPS):
         begin = BEGIN + step * size
         block = opinions[begin:begin + size]
