@@ -75,9 +75,9 @@ docs: install  ## Write docs/cli.md from the command line itself
 record: runtime  ## Run the demo and put what it showed into docs/demo.txt and the README
 	@python docs/record_demo.py
 
-bench: runtime  ## Measure start, first token, status, up, tunnels, journal and more; prints tables
+bench: runtime  ## Measure start, first token, status, up, journal, gateway, load and more; prints tables
 	$(LOCKS) bench
-	@for each in start first_token status up scale tunnels journal models; do python bench/$$each.py; done
+	@for each in start first_token status up scale tunnels journal models slots gateway load; do python bench/$$each.py; done
 
 clean:  ## Remove .venv and what tools leave here (not ~/.cache/swarmctl)
 	rm -rf .venv .venv.lock build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage htmlcov
