@@ -37,7 +37,7 @@ class Server:
         weights = shipped_model(model) / "model.gguf"
         self.digest = hashlib.sha256(weights.read_bytes()).hexdigest()
         argv, environ = self._command(weights)
-        self.group = make_share(f"swarmctl-bench-{os.getpid()}-{model}", 1.0)
+        self.group = make_share(f"swarmctl-bench-{self.port}", 1.0)
         if self.group is None:
             raise SystemExit("no cpu controller may be used here: hosts cannot be made unequal")
         self.process = subprocess.Popen([*within(self.group), *argv], env=environ, stdout=subprocess.DEVNULL,
