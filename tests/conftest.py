@@ -29,7 +29,17 @@ BINARIES = ("llama-server", "llama-quantize", "llama-bench")
 # In the background of a shell SIGINT is ignored, and every process that we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
+#: The longest files go first, so that no worker is left with one of them at the end.
+LONGEST_FILES = ("test_cut", "test_deploy", "test_watch", "test_train_hosts", "test_upgrade_trouble",
+                 "test_train", "test_dataset", "test_idle", "test_upgrade", "test_adapter", "test_journey",
+                 "test_doctor_mends", "test_cli_reference", "test_metrics_hosts", "test_intermittent")
+
 NETNS_REASON = "network namespaces need root and iproute2"
+
+
+def pytest_collection_modifyitems(items) -> None:
+    order = {name: rank for rank, name in enumerate(LONGEST_FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 def can_make_namespaces() -> bool:

@@ -8,7 +8,7 @@ workers=$1
 shift
 environment=$(tests/runtime_env.sh) || exit
 eval "$environment"
-pytest -n "$workers" --dist loadfile --cov --cov-report=term:skip-covered "$@"
+pytest -n "$workers" --dist loadfile --no-loadscope-reorder --cov --cov-report=term:skip-covered "$@"
 status=$?
 ((status == 1 && workers > 0)) || exit "$status"
 echo "── Once more, alone: what failed beside others"

@@ -90,7 +90,7 @@ def test_every_field_of_an_exchange_is_a_column(paths):
         "finish": "stop", "error": "cut", "params": '{"max_tokens":64}', "max_tokens": 64,
         "temperature": None, "seed": None, "prompt_tokens": 12, "cached_tokens": None, "prompt_seconds": 0.05,
         "completion_tokens": 4, "decode_seconds": 0.1, "load_seconds": None, "first_token_seconds": 0.06,
-        "total_seconds": 0.2, "failovers": 1, "tool_calls": None, "more": None}
+        "total_seconds": 0.2, "queue_seconds": None, "failovers": 1, "tool_calls": None, "more": None}
     assert ask(paths, "SELECT position, role, content FROM messages ORDER BY position") == [
         (0, "system", "be brief"), (1, "user", "what is two and two?")]
     assert ask(paths, "SELECT host, model, error, tokens FROM attempts") == [

@@ -262,7 +262,7 @@ def test_it_draws_follows_the_size_and_leaves_the_terminal_as_it_was(swarm):
         swarm.run("ask", "What is 23 + 45?")
         terminal.until(rb"What is 23 \+ 45\?", 10)
         terminal.resize(40, 160)
-        terminal.until(("─" * 160).encode(), 10)
+        terminal.until(("─" * 160).encode(), 40)
         os.write(terminal.fd, b"\x03")
         assert terminal.wait(10) == 130
     assert terminal.said.rstrip().endswith(b"\x1b[?1049l")

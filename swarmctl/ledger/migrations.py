@@ -90,6 +90,14 @@ MIGRATIONS: tuple[Migration, ...] = (
             SELECT e.*, r.score, r.stars, r.comment, r.correction
             FROM exchanges e LEFT JOIN current_ratings r ON r.exchange = e.id;
         """),
+    Migration(5, "waits and second requests", """
+        DROP VIEW answers;
+        ALTER TABLE exchanges ADD COLUMN queue_seconds DOUBLE;
+        ALTER TABLE attempts ADD COLUMN hedged BOOLEAN;
+        CREATE VIEW answers AS
+            SELECT e.*, r.score, r.stars, r.comment, r.correction
+            FROM exchanges e LEFT JOIN current_ratings r ON r.exchange = e.id;
+        """),
 )
 
 

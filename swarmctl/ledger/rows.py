@@ -30,11 +30,12 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
         "prompt_tokens": "BIGINT", "cached_tokens": "BIGINT",
         "prompt_seconds": "DOUBLE", "completion_tokens": "BIGINT", "decode_seconds": "DOUBLE",
         "load_seconds": "DOUBLE", "first_token_seconds": "DOUBLE", "total_seconds": "DOUBLE",
-        "failovers": "BIGINT", "route": "JSON", "tool_calls": "JSON", "more": "JSON"},
+        "queue_seconds": "DOUBLE", "failovers": "BIGINT", "route": "JSON", "tool_calls": "JSON",
+        "more": "JSON"},
     "messages": {"exchange": "VARCHAR", "position": "BIGINT", "role": "VARCHAR", "content": "VARCHAR",
                  "tool_calls": "JSON", "tool_call_id": "VARCHAR", "name": "VARCHAR"},
     "attempts": {"exchange": "VARCHAR", "position": "BIGINT", "host": "VARCHAR", "model": "VARCHAR",
-                 "error": "VARCHAR", "tokens": "BIGINT"},
+                 "error": "VARCHAR", "tokens": "BIGINT", "hedged": "BOOLEAN"},
     "ratings": {
         "id": "VARCHAR", "at_utc": "TIMESTAMP", "exchange": "VARCHAR", "model": "VARCHAR",
         "digest": "VARCHAR", "category": "VARCHAR", "host": "VARCHAR", "score": "DOUBLE", "stars": "BIGINT",
@@ -48,7 +49,7 @@ COLUMNS: Mapping[str, Mapping[str, str]] = {
     "torn": {"file": "VARCHAR", "line": "BIGINT", "byte_offset": "BIGINT", "reason": "VARCHAR"},
 }
 TIMINGS = ("prompt_tokens", "cached_tokens", "prompt_seconds", "completion_tokens", "decode_seconds",
-           "load_seconds", "first_token_seconds", "total_seconds")
+           "load_seconds", "first_token_seconds", "total_seconds", "queue_seconds")
 PARAMS = ("max_tokens", "temperature", "seed")
 #: Fields that say how to read a record; what they say is in the table's name or under another column.
 READ_BY = frozenset({"v", "kind", "left"})
