@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import select
 import socket
 import threading
 import time
@@ -169,6 +170,15 @@ class Connection(http.client.HTTPConnection):
             self.sock.connect(self.endpoint.socket)
         self.line = self.sock
 
+    def ended(self) -> bool:
+        """Whether the server has closed it while it was idle, as llama-server does after every stream: there
+        is something to be read, and nothing was asked."""
+        if self.line is None:
+            return True
+        seen = select.poll()
+        seen.register(self.line, select.POLLIN)
+        return bool(seen.poll(0))
+
     def hang_up(self) -> None:
         """End it from another thread: whoever reads it sees its end at once."""
         with suppress(OSError):
@@ -189,7 +199,7 @@ class Idle:
             kept = self._kept.get((endpoint.socket, endpoint.port), [])
             while kept:
                 connection = kept.pop()
-                if time.monotonic() - connection.idle_since < IDLE_SECONDS:
+                if time.monotonic() - connection.idle_since < IDLE_SECONDS and not connection.ended():
                     return connection
                 connection.close()
         return None
