@@ -338,6 +338,21 @@ async def _loris(cli, bounds: Bounds) -> None:
                 writer.close()
 
 
+def test_a_head_without_end_is_refused(raw, home):
+    with swarm_of(home, host("good", served("llamacpp", "tiny-small", raw(answers).port))) as cli:
+        asyncio.run(_endless_head(cli, Bounds(head=20.0, head_bytes=4096)))
+
+
+async def _endless_head(cli, bounds: Bounds) -> None:
+    async with _inside(cli, bounds) as (port, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\n" + b"X-More: a\r\n" * 500)
+        said = await asyncio.wait_for(_ended(reader), 20)
+        assert b" 400 " in said
+        assert json.loads(said.partition(b"\r\n\r\n")[2])["error"]["type"] == "invalid_request_error"
+        writer.close()
+
+
 async def _drip(writer: asyncio.StreamWriter) -> None:
     for byte in itertools.cycle(b"GET /v1/models HTTP/1.1\r\nX-A: b\r\n"):
         if writer.is_closing():

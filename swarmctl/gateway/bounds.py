@@ -7,12 +7,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Bounds:
-    """`body` is in bytes, `head`, `upload`, `turn`, `stall`, `idle` and `drain` in seconds: for a request's
-    headers, its body, its answer, a client that does not read on, a connection without a request, and what is
-    under way when the gateway stops. `at_once` turns are answered at a time over `connections`."""
+    """`body` and `head_bytes` are in bytes, `head`, `upload`, `turn`, `stall`, `idle` and `drain` in seconds:
+    for a request's headers, its body, its answer, a client that does not read on, a connection without a
+    request, and what is under way when the gateway stops. `at_once` turns are answered at a time over
+    `connections`."""
 
     body: int = 32 << 20
     head: float = 10.0
+    head_bytes: int = 64 << 10
     upload: float = 60.0
     turn: float = 600.0
     stall: float = 60.0
