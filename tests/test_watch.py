@@ -194,10 +194,11 @@ class Terminal:
 
     def __init__(self, cli: Cli, *args: str) -> None:
         self.said = b""
+        environ = {key: value for key, value in cli.environ.items() if key not in ("COLUMNS", "LINES")}
         self.pid, self.fd = pty.fork()
         if self.pid == 0:
             os.execve(sys.executable, [sys.executable, "-m", "swarmctl", "status", "--watch", *args],
-                      {**cli.environ, "TERM": "xterm-256color"})
+                      {**environ, "TERM": "xterm-256color"})
         self.resize(30, 100)
 
     def __enter__(self) -> Terminal:

@@ -15,7 +15,7 @@ import shlex
 import socket
 import threading
 import time
-from functools import cache, partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import AuthenticationFailed, ConnectionLost, HostUnreachable, RemoteError
@@ -234,9 +234,9 @@ def _connection(resolved: Resolved, sock: socket.socket, gate: Gate, patience: f
     return made
 
 
-@cache
 def _no_config() -> Config:
-    """A fabric configuration that read no file. One for all: connections only read it."""
+    """A fabric configuration that read no file. One for each connection: reading one is no matter for several
+    threads."""
     from fabric import Config
     from paramiko import SSHConfig
 
