@@ -4,8 +4,8 @@
 
 Three real llama-servers with one slot each and unequal shares of a CPU (throttled.py; needs root) are asked
 from threads, at bursty moments, by `swarmctl`'s own path and host by host in turn. The replay gets the
-servers' measured speeds, the same moments, and the lengths that the real answers had. Both sides' percentiles
-are shown.
+servers' measured speeds and overheads, the same moments, and the lengths that the real answers had. Both
+sides' percentiles are shown.
 """
 
 from __future__ import annotations
@@ -68,7 +68,8 @@ def main(count=300):
         machines = {host: measured(host, server) for host, server in servers.items()}
         rng = Random(5)
         tasks = [draw(rng.choice(list(KINDS)), rng, held_out=True).question for _ in range(count)]
-        rate = LOAD * sum(1 / (PROMPT / one.prefill + ANSWER / one.decode) for one in machines.values())
+        rate = LOAD * sum(1 / (one.overhead + PROMPT / one.prefill + ANSWER / one.decode)
+                          for one in machines.values())
         moments = [0.0]
         while len(moments) < count:
             moments.append(moments[-1] + rng.gammavariate(SHAPE, 1 / (SHAPE * rate)))
@@ -91,13 +92,16 @@ def measured(host, server):
     for number in range(WARM_UP):
         said = Message("user", f"Spell out every number up to {number + 30}, please.")
         request = ChatRequest((said,), LONGEST)
+        began = time.monotonic()
         chunks = list(runtime("llamacpp").chat(Endpoint(port=server.port, model=server.tag), request,
                                                connect_timeout=5, first_token_timeout=60, token_timeout=60))
         timings = chunks[-1].timings
+        rest = time.monotonic() - began - timings.prompt_seconds - timings.decode_seconds
         fresh = timings.prompt_tokens - (timings.cached_tokens or 0)
-        speeds.append((fresh / timings.prompt_seconds, timings.completion_tokens / timings.decode_seconds))
-    prefill, decode = (sorted(column)[len(speeds) // 2] for column in zip(*speeds, strict=True))
-    return Machine(host, prefill, decode, 1, 0.0, 0.0, 5.0, 100.0)
+        speeds.append((fresh / timings.prompt_seconds, timings.completion_tokens / timings.decode_seconds,
+                       max(0.0, rest)))
+    prefill, decode, overhead = (sorted(column)[len(speeds) // 2] for column in zip(*speeds, strict=True))
+    return Machine(host, prefill, decode, 1, 0.0, 0.0, 5.0, 100.0, overhead)
 
 
 def ask_all(folder, servers, machines, tasks, moments, routed):

@@ -20,7 +20,8 @@ REMEMBERED = 16
 @dataclass(frozen=True, slots=True)
 class Machine:
     """What a host is. Speeds in tokens per second of one question alone; `crowding` is how much each further
-    one slows all; watts at the wall."""
+    one slows all; watts at the wall; `overhead` is the seconds of a request that are neither prefill nor
+    decode."""
 
     name: str
     prefill: float
@@ -30,6 +31,7 @@ class Machine:
     load_seconds: float
     idle_watts: float
     load_watts: float
+    overhead: float = 0.0
 
     def rate(self, prompt, answer):
         """Questions a second with all slots at work."""
@@ -166,7 +168,8 @@ class Host:
                 self.cache.clear()
             one.started, one.ready = self.now, max(self.now, self.loading_until)
             one.cached = min(self.holds(one.question.conversation), one.question.history)
-            one.prompt_left = max(1.0, one.prompt_left - one.cached)
+            reading = self.machine.overhead * self.machine.prefill
+            one.prompt_left = max(1.0, one.prompt_left - one.cached) + reading
             self.last_used = self.now
             self.active.append(one)
 

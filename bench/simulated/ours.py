@@ -74,7 +74,7 @@ class Swarmctl(Policy):
         self.holder[question.conversation] = name
         price = self.under_way.pop(question.number)
         timings = Timings(prompt_tokens=question.prompt, cached_tokens=one.cached,
-                          prompt_seconds=one.read - max(one.started, one.ready),
+                          prompt_seconds=one.read - max(one.started, one.ready) - host.machine.overhead,
                           completion_tokens=question.answer, decode_seconds=now - one.read,
                           load_seconds=max(0.0, one.ready - one.started),
                           first_token_seconds=one.read - one.sent, total_seconds=now - one.started)
@@ -106,7 +106,7 @@ class Swarmctl(Policy):
 
 
 def _candidate(machine):
-    habits = Habits(machine.prefill, machine.decode, 0.0, CHARACTERS)
+    habits = Habits(machine.prefill, machine.decode, machine.overhead, CHARACTERS)
     return Candidate(machine.name, "llamacpp", "s", "model", "d", "t", 1, 0, machine.slots, PARAMETERS,
                      habits,
                      load_seconds=machine.load_seconds, idle_watts=machine.idle_watts,
