@@ -31,6 +31,7 @@ from pathlib import Path
 from random import Random
 
 import numpy as np
+from silent import Silent
 from throttled import Server
 
 from recipes.tiny.tasks import KINDS, draw, is_right
@@ -62,17 +63,6 @@ POLICIES = {"always small": 1, "always large": 1, "static": 1, "cascade": 1, "ca
             "cascade, 9 times": 9}  # and how many times as much a bad answer costs
 LONGEST = 64
 CHECK = "Is that right? Answer yes or no."
-
-
-class Silent:
-    def text(self, piece):
-        pass
-
-    def call(self, call):
-        pass
-
-    def failed(self, attempt, following):  # noqa: ARG002
-        print(f"  {attempt.host}: {attempt.error}", file=sys.stderr)
 
 
 @dataclass

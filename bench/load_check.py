@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 from random import Random
 
+from silent import Silent
 from simulated.hosts import Machine
 from simulated.ours import Swarmctl
 from simulated.peers import RoundRobin
@@ -43,19 +44,6 @@ LOAD, LONGEST, WARM_UP = 0.7, 64, 6
 #: Tokens that a question and an answer have about.
 PROMPT, ANSWER = 30.0, 20.0
 POLICY = Policy(explore=0.0, cascade=False, hedge=False, queue=1000, queue_seconds=600.0)
-
-
-class Silent:
-    """Nobody reads along."""
-
-    def text(self, piece):
-        pass
-
-    def call(self, call):
-        pass
-
-    def failed(self, attempt, following):  # noqa: ARG002
-        print(f"  {attempt.host}: {attempt.error}", file=sys.stderr)
 
 
 def main(count=300):

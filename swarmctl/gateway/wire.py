@@ -2,7 +2,7 @@
 
 A request's head must come within `bounds.head` seconds and bytes, also on a connection that was used before;
 a client that does not read its answer for `bounds.stall` seconds is dropped. What is not HTTP is answered in
-JSON. httptools reads it: h11 takes several times as long, and each answer waits for that.
+JSON. httptools, in C, reads it: each first token waits for that.
 """
 
 from __future__ import annotations
