@@ -21,7 +21,10 @@ import pytest
 from gateways import host, llama_server, served, serving, swarm_of
 from running import slowed
 
+from swarmctl.dispatch.slots import claimed
+from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import Busy, SwarmError, UsageError
+from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.gateway.keys import Key, Keyring, add_key, hashed, keys_file, read_keys, revoke_key
 from swarmctl.gateway.limits import Limits, spent_today
 from swarmctl.gateway.unit import unit_text
@@ -239,11 +242,22 @@ def test_a_client_that_leaves_stops_the_server_and_is_recorded_as_cancelled(clie
 @runtime
 def test_a_client_that_leaves_before_the_first_token_is_recorded_too(gateway):
     before = len(gateway.cli.rows())
-    with slowed(gateway.server, 0.001):
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(f"{gateway.url}/v1/chat/completions", timeout=0.4, json={
-                "messages": FRANCE, "response_format": LONG})
+    paths = gateway.cli.paths
+    candidates = make_swarm(paths, read_fleet(paths.fleet)).candidates
+    (asked,) = (one for one in candidates if one.host == "spinoza")
+    body = json.dumps({"messages": FRANCE}).encode()
+    os.kill(gateway.server, signal.SIGSTOP)
+    try:
+        where = ("127.0.0.1", int(gateway.url.rpartition(":")[2]))
+        with socket.create_connection(where, timeout=10) as client:
+            client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                           b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
+                           % (len(body), body))
+            _until(lambda: claimed(paths, asked, 2) == 1)
+        _until(lambda: claimed(paths, asked, 2) == 0)
         row = _row_after(gateway, before)
+    finally:
+        os.kill(gateway.server, signal.SIGCONT)
     assert row["finish"] == "cancelled"
 
 
@@ -436,11 +450,15 @@ def _exchange(at: str, terminal: str, tokens: int) -> dict:
 
 
 def _row_after(gateway, before: int) -> dict:
-    deadline = time.monotonic() + 10
-    while len(gateway.cli.rows()) <= before:
-        assert time.monotonic() < deadline, "nothing was recorded"
-        time.sleep(0.05)
+    _until(lambda: len(gateway.cli.rows()) > before)
     return gateway.cli.rows()[-1]
+
+
+def _until(condition, seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
 
 
 def _pid_of(port: int) -> int:

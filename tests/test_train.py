@@ -369,6 +369,22 @@ class TestJobFolder:
             assert self.control(folder, "start")["state"] == "running"
         assert folder.holder() is None
 
+    @pytest.mark.parametrize(("deaf", "while_it"), [(False, "starts"), (True, "works")])
+    def test_a_job_that_cannot_say_so_itself_is_cancelled_all_the_same(self, tmp_path, deaf, while_it):
+        folder = self.spec(tmp_path)
+        (tmp_path / "log").touch()
+        hold = ("import signal, time\nfrom pathlib import Path\nfrom swarmctl.jobs.folder import Folder\n"
+                f"if {deaf}: signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+                "held = Folder(Path.cwd()).lock(); print('held', flush=True); time.sleep(120)")
+        environ = {**os.environ, "PYTHONPATH": str(Path(jobs.__file__).parents[2]),
+                   "SWARMCTL_RUN": str(folder.path)}
+        with subprocess.Popen([sys.executable, "-c", hold], cwd=tmp_path, stdout=subprocess.PIPE,
+                              env=environ) as job:
+            assert job.stdout.read(4) == b"held"
+            found = self.control(folder, "cancel")
+            assert job.wait(20) < 0
+        assert (found["state"], found["result"]["error"]) == ("cancelled", "cancelled"), while_it
+
     @pytest.mark.parametrize("text", ["", "{", "[]", '{"version": 2}', '{"version": 1, "run": "r"}',
                                       '{"version": 1, "run": "r", "stages": [], "model": "m", "args": {}, '
                                       '"dataset": "d", "colour": 1}'])

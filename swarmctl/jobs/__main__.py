@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swarmctl.jobs.folder import RESULT_VERSION, Folder, read_json, write_json
+from swarmctl.jobs.folder import Folder
 from swarmctl.jobs.spec import JobError, read_spec
 from swarmctl.jobs.stages import run_stages
 
@@ -26,8 +26,9 @@ def main(path: Path) -> int:
     if held is None:
         sys.stderr.write(f"{folder.path}: the job runs already (process {folder.holder()})\n")
         return BUSY
+    cancel = Cancel()
     with held:
-        signal.signal(signal.SIGTERM, _cancelled)
+        signal.signal(signal.SIGTERM, cancel)
         (folder.path / "result.json").unlink(missing_ok=True)
         os.environ["TENSORBOARD_LOGGING_DIR"] = str(folder.path / "tensorboard")
         try:
@@ -36,27 +37,32 @@ def main(path: Path) -> int:
                 os.environ["OMP_NUM_THREADS"] = str(spec.threads)
             gave = run_stages(spec, folder)
         except BaseException as exc:
-            _failed(folder, exc)
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends; asking again must not cut what it says
+            _failed(folder, exc, cancelled=cancel.asked or isinstance(exc, KeyboardInterrupt))
             raise
-        write_json(folder.path / "result.json",
-                   {"version": RESULT_VERSION, "status": "done", "stages": gave, "error": None})
+        folder.end("done", gave)
         folder.say("job", event="done")
     return 0
 
 
-def _failed(folder: Folder, exc: BaseException) -> None:
+class Cancel:
+    """What SIGTERM does: end the job by an exception, and remember it. A library may make another of it."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002  a handler's signature
+        """The signal's handler."""
+        self.asked = True
+        raise SystemExit("cancelled")
+
+
+def _failed(folder: Folder, exc: BaseException, *, cancelled: bool) -> None:
     """Say why, and that nothing more will come."""
     why = str(exc) if isinstance(exc, JobError) else f"{type(exc).__name__}: {exc}"
-    stages = (read_json(folder.spec) or {}).get("stages", ())
-    status = "cancelled" if isinstance(exc, SystemExit | KeyboardInterrupt) else "failed"
-    gave = {name: found for name in stages if (found := folder.stage(name)) is not None}
-    write_json(folder.path / "result.json",
-               {"version": RESULT_VERSION, "status": status, "stages": gave, "error": why[:2000]})
-    folder.say("job", event=status, error=why[:2000])
-
-
-def _cancelled(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  a signal handler's signature
-    raise SystemExit("cancelled")
+    status, why = ("cancelled", "cancelled") if cancelled else ("failed", why[:2000])
+    folder.end(status, folder.gave(), why)
+    folder.say("job", event=status, error=why)
 
 
 if __name__ == "__main__":

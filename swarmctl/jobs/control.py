@@ -6,6 +6,7 @@ answer to any machine that asks, after any crash. A job lives exactly as long as
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -84,11 +85,14 @@ def cancel(folder: Folder) -> dict[str, Any]:
     """End the job and all its processes; its checkpoints stay."""
     pid = folder.holder()
     if pid is not None:
-        os.kill(pid, signal.SIGTERM)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
         deadline = time.monotonic() + END_LIMIT
         while folder.holder() is not None and time.monotonic() < deadline:
             time.sleep(POLL)
     end_all(folder)
+    if pid is not None and folder.result() is None:  # it was starting, or deaf, and could not say so itself
+        folder.end("cancelled", folder.gave(), "cancelled")
     return state(folder)
 
 

@@ -72,6 +72,16 @@ class Folder:
         """What result.json says, or None where there is none yet."""
         return read_json(self.path / "result.json")
 
+    def end(self, status: str, gave: dict[str, Any], error: str | None = None) -> None:
+        """The job ended; nothing more will come."""
+        write_json(self.path / "result.json",
+                   {"version": RESULT_VERSION, "status": status, "stages": gave, "error": error})
+
+    def gave(self) -> dict[str, Any]:
+        """What each stage gave that has ended well."""
+        stages = (read_json(self.spec) or {}).get("stages", ())
+        return {name: found for name in stages if (found := self.stage(name)) is not None}
+
     def stage(self, name: str) -> dict[str, Any] | None:
         """What a stage gave that has ended well, or None."""
         return read_json(self.path / "stages" / f"{name}.json")
