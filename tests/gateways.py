@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 CONTEXT = 1024
+
+
 @dataclass
 class Serving:
     """A gateway that runs, and the home of its swarm."""
@@ -57,15 +59,15 @@ def swarm_of(folder: Path, *hosts: HostEntry) -> Iterator[Cli]:
 
 
 @contextlib.contextmanager
-def serving(cli: Cli, *flags: str) -> Iterator[Serving]:
-    """`swarmctl serve` on a free port, ended as a service manager ends it."""
+def serving(cli: Cli, *flags: str, within: float = 60.0) -> Iterator[Serving]:
+    """`swarmctl serve` on a free port that listens `within` seconds, ended as a service manager ends it."""
     argv = (sys.executable, "-m", "swarmctl", "serve", "--port", "0", *flags)
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
                                stdin=subprocess.DEVNULL, env=cli.environ)
     said: list[str] = []
     threading.Thread(target=lambda: said.extend(process.stderr), daemon=True).start()
     try:
-        yield Serving(_address(process, said), cli, process, said)
+        yield Serving(_address(process, said, within), cli, process, said)
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -76,8 +78,8 @@ def serving(cli: Cli, *flags: str) -> Iterator[Serving]:
         process.stderr.close()
 
 
-def _address(process: subprocess.Popen, said: list[str]) -> str:
-    deadline = time.monotonic() + 60
+def _address(process: subprocess.Popen, said: list[str], within: float) -> str:
+    deadline = time.monotonic() + within
     while True:
         found = re.search(r"listening on (http://\S+)", "".join(said))
         if found:

@@ -61,7 +61,7 @@ def exposed(exposition: Callable[[], bytes]) -> Iterator[int]:
             yield server.server_address[1]
         finally:
             server.shutdown()
-            thread.join(5)
+            thread.join(60)
 
 
 class Prometheus:

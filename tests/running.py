@@ -72,6 +72,6 @@ def slowed(pid: int, share: float = 0.01) -> Iterator[None]:
         yield
     finally:
         over.set()
-        thread.join(5)
+        thread.join(60)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)

@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pytest
 from running import Cli, ask_json, slowed
+from waiting import until
 
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, write_fleet
 from swarmctl.paths import Paths
@@ -213,12 +214,9 @@ def test_control_c_stops_the_servers_work_and_keeps_what_came(swarm, servers):
         process = swarm.start("ask", "-H", "worlock", "What is 23 + 45?", "--schema", json.dumps(LONG))
         assert process.stdout.read(3)
         process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=20)
+    _, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
-    deadline = time.monotonic() + 5
-    while LlamaCpp().load(Endpoint(port=servers["worlock"].port), timeout=2).busy:
-        assert time.monotonic() < deadline, "the server goes on for a client that is gone"
-        time.sleep(0.05)
+    until(lambda: not LlamaCpp().load(Endpoint(port=servers["worlock"].port), timeout=20).busy)
     row = swarm.rows()[-1]
     assert row["finish"] == "cancelled"
     assert row["answer"]

@@ -6,12 +6,12 @@ import contextlib
 import json
 import os
 import signal
-import time
 
 import pytest
 from gateways import CONTEXT, host, llama_server, served, serving, swarm_of
 from running import slowed
 from test_serve import _pid_of
+from waiting import until
 
 pytestmark = pytest.mark.runtime
 
@@ -46,11 +46,7 @@ def killed(doomed, pieces):
 
 def recorded(doomed) -> dict:
     """The exchange, which may come to the journal a little after the client heard."""
-    deadline = time.monotonic() + 30
-    while not (rows := [row for row in doomed.cli.rows() if row["kind"] == "exchange"]):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    (row,) = rows
+    (row,) = until(lambda: [row for row in doomed.cli.rows() if row["kind"] == "exchange"])
     return row
 
 

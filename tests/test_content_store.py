@@ -101,7 +101,7 @@ def test_one_at_a_time_claims_a_build(tmp_path):
     inside = threading.Event()
 
     def second():
-        inside.wait(5)
+        inside.wait(60)
         with kept.claim("k", on_wait=order.append):
             order.append("second")
 
@@ -111,7 +111,7 @@ def test_one_at_a_time_claims_a_build(tmp_path):
         inside.set()
         thread.join(0.5)
         order.append("first")
-    thread.join(5)
+    thread.join(60)
     assert [word.split("'s")[0].split(" ")[0] for word in order[:1]] == ["waiting"]
     assert order[1:] == ["first", "second"]
 
@@ -207,7 +207,7 @@ def web(tmp_path, monkeypatch):
     yield server
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join(60)
 
 
 def test_a_download_that_breaks_off_is_resumed_and_verified(paths, tmp_path, web):

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from swarmctl.lab.sshd import find_sshd
 
@@ -51,10 +52,7 @@ def processes_of(folder: str) -> list[str]:
 
 
 def assert_nothing_is_left(folder: str) -> None:
-    deadline = time.monotonic() + 10
-    while (left := processes_of(folder)) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert left == []
+    until(lambda: processes_of(folder) == [])
     assert list(Path(folder).iterdir()) == []
 
 

@@ -18,6 +18,7 @@ import pytest
 from recorded import paths_under
 from running import Cli
 from stocked import free_ports
+from waiting import until
 
 from swarmctl.diagnosis import Claim, Patient, host_findings, parse_examination, swarm_findings
 from swarmctl.errors import SwarmError
@@ -444,10 +445,8 @@ def test_two_supervisors_on_one_port_are_found_for_real(ward, tmp_path):
     shutil.copy(ward.data / "servers" / "tiny" / "run", folder / "run")
     second = subprocess.Popen(["sh", str(folder / "supervise.sh"), str(folder)], start_new_session=True)
     try:
-        deadline = time.monotonic() + 60
-        while "bind" not in (text := (folder / "log").read_text() if (folder / "log").exists() else ""):
-            assert time.monotonic() < deadline, text
-            time.sleep(0.2)
+        log = folder / "log"
+        until(lambda: log.exists() and "bind" in log.read_text())
         found = quiet(ward.findings())
         assert set(found) == {("here", "two_supervisors")}
         assert found["here", "two_supervisors"]["mend"].startswith(f"kill {second.pid} ")
@@ -472,10 +471,7 @@ def test_an_exposed_server_is_found_and_proven_on_request(ward, tmp_path):
     ward.write(text)
     server = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        deadline = time.monotonic() + 20
-        while not listens(port):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: listens(port))
         (found,) = [one for key, one in ward.findings("bare").items() if key[1] == "exposed"
                     and str(port) in one["what"]]
         assert f":{port}/health` from another machine" in found["seen"]
@@ -484,7 +480,7 @@ def test_an_exposed_server_is_found_and_proven_on_request(ward, tmp_path):
         assert "from here: HTTP 200" in found["seen"]
     finally:
         server.kill()
-        server.wait(5)
+        server.wait(60)
         ward.write(INVENTORY.format(data=ward.data, port=ward.port))
 
 

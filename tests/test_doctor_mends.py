@@ -120,7 +120,7 @@ def test_a_llama_server_that_is_open_to_the_network(clinic, llamacpp_bin):
         server.wait(20)
     finally:
         server.kill()
-        server.wait(5)
+        server.wait(60)
     assert clinic.findings() == {}
 
 
@@ -148,7 +148,7 @@ def test_an_ollama_on_0_0_0_0_is_found_proven_and_comes_back_on_loopback(clinic,
         for one in (server, again):
             if one:
                 one.kill()
-                one.wait(5)
+                one.wait(60)
 
 
 def test_weights_that_are_gone(clinic):
@@ -200,7 +200,7 @@ def test_a_second_supervisor(clinic, tmp_path):
         second.wait(20)
     finally:
         second.kill()
-        second.wait(5)
+        second.wait(60)
     assert clinic.findings() == {}
 
 

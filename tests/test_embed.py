@@ -27,6 +27,7 @@ import duckdb
 import pytest
 from running import Cli
 from stocked import free_ports, stock
+from waiting import until
 
 from swarmctl.dispatch.embedded import seen
 from swarmctl.dispatch.embedding_model import Model
@@ -264,10 +265,7 @@ def test_control_c_keeps_what_was_written(home, tmp_path):
         process = home.start("embed", "--lines", "-o", str(out), stdin=subprocess.PIPE)
         feeding = threading.Thread(target=feed, args=(process.stdin,), daemon=True)
         feeding.start()
-        deadline = time.monotonic() + 60
-        while not growing.exists() or growing.stat().st_size == 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        until(lambda growing=growing: growing.exists() and growing.stat().st_size, every=0.02)
         process.send_signal(signal.SIGINT)
         process.wait(30)
         err = process.stderr.read()
@@ -275,7 +273,7 @@ def test_control_c_keeps_what_was_written(home, tmp_path):
         ((count,),) = duckdb.sql(f"SELECT count(vector) FROM '{out}'").fetchall()
         assert count > 0
         assert f"stopped; {out} keeps".encode() in err
-        feeding.join(10)
+        feeding.join(60)
         process.stdout.close()
         process.stderr.close()
 
@@ -344,10 +342,7 @@ def test_up_puts_it_into_an_adopted_ollama_too_and_knows_it_by_its_file(ollama, 
 def test_an_ollama_model_that_is_not_loaded_stays_so_when_looked_at(ollama):
     endpoint = Endpoint(port=ollama.port, model="minilm:abc")
     ollama.call("/api/embed", {"model": "minilm:abc", "input": "a", "keep_alive": 0})
-    deadline = time.monotonic() + 30
-    while OllamaEmbedding().ping(endpoint, timeout=5):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
+    until(lambda: not OllamaEmbedding().ping(endpoint, timeout=5))
     assert OllamaEmbedding().health(endpoint, timeout=20).state == "idle"
     OllamaEmbedding().embed(endpoint, ["a"], connect_timeout=5, timeout=60)
     assert OllamaEmbedding().health(endpoint, timeout=20).state == "ready"
@@ -405,7 +400,7 @@ def odd():
     yield server
     server.shutdown()
     server.server_close()
-    thread.join(5)
+    thread.join(60)
 
 
 @pytest.mark.parametrize(("status", "body", "error", "says"), [

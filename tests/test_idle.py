@@ -21,6 +21,7 @@ from datetime import UTC, datetime
 import pytest
 from recorded import paths_under
 from running import Cli, ask_json
+from waiting import until
 
 from swarmctl.dispatch.marks import ASLEEP_PAUSE, clear_mark, mark_down, read_mark
 from swarmctl.dispatch.on_demand import wake_for
@@ -268,9 +269,7 @@ def test_who_is_connected_keeps_it_awake(box):
     known = f"UserKnownHostsFile={box.paths.known_hosts}"
     ssh = ("ssh", "-F", str(box.lab.ssh_config), "-o", known, "calisota", "sleep", "60")
     with box.inside("worlock", *ssh) as guest:
-        deadline = time.monotonic() + 20
-        while (row := box.idle("--dry-run"))["state"] != "in use":
-            assert time.monotonic() < deadline, row
+        row = until(lambda: (seen := box.idle("--dry-run"))["state"] == "in use" and seen)
         assert row["detail"] == f"somebody is connected from {box.lab.host('worlock').address}"
         assert "somebody uses it" in box.run("sleep", "calisota", "--load", "1000", status=1).stderr
         guest.kill()

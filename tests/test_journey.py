@@ -19,6 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from conftest import can_make_namespaces
 from running import Cli, ask_json, slowed
+from waiting import until
 
 from swarmctl.paths import Paths
 
@@ -62,13 +63,6 @@ def status_of(swarm: Cli) -> dict[str, dict]:
     return {row["host"]: row for row in json.loads(done.stdout)}
 
 
-def wait_for(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.3)
-
-
 def served_pid(swarm: Cli, host: str) -> int:
     """The pid of the llama-server of a host."""
     (file,) = (swarm.lab.host(host).data_dir / "servers").glob("*/server.pid")
@@ -79,7 +73,7 @@ def hurt_in_mid_stream(swarm: Cli, hurt) -> bytes:
     """Ask calisota something long and hurt it after the first token. A busy machine may let the tiny model
     finish before the blow falls: then the host is let come back, and it is tried again."""
     for _ in range(5):
-        wait_for(lambda: status_of(swarm)["calisota"]["state"] == "ready")
+        until(lambda: status_of(swarm)["calisota"]["state"] == "ready")
         with slowed(served_pid(swarm, "calisota")):
             process = swarm.start("ask", SUM, "--schema", LONG, "--max-tokens", "200")
             assert process.stdout.read(3)
@@ -139,7 +133,7 @@ def test_a_server_killed_in_mid_stream_is_replaced_and_comes_back_by_itself(swar
     assert b"calisota failed in the middle of this answer; the question goes to worlock" in out
     row = swarm.rows()[-1]
     assert (row["host"], row["attempts"][0]["host"]) == ("worlock", "calisota")
-    wait_for(lambda: status_of(swarm)["calisota"]["state"] == "ready")
+    until(lambda: status_of(swarm)["calisota"]["state"] == "ready")
     assert status_of(swarm)["calisota"]["servers"][0]["restarts"] >= 1
 
 
@@ -265,7 +259,7 @@ def test_down_stops_what_swarmctl_started_and_nothing_else(swarm):
                 for file in (host.data_dir / "servers").glob("*/server.pid")]
         assert len(pids) == 3
         swarm.run("down")
-        wait_for(lambda: not any(_alive(pid) for pid in pids), 20)
+        until(lambda: not any(_alive(pid) for pid in pids))
         assert stranger.poll() is None
         assert {row["state"] for row in status_of(swarm).values()} == {"stopped"}
         assert re.search("no model is served|has not been brought up", swarm.run("ask", CAPITAL,

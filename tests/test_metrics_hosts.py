@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from recorded import paths_under
 from running import Cli
+from waiting import until
 
 from swarmctl.errors import HostUnreachable, SwarmError
 from swarmctl.facts.pulse import Pulse, busy_share, parse_pulse
@@ -136,19 +137,11 @@ def written(paths, *entries):
     return HostPoller(paths, every=0.1, tokens_every=0)
 
 
-def wait_for(condition, seconds=30.0):
-    limit = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < limit
-        time.sleep(0.02)
-    return found
-
-
 def test_this_machine_is_looked_at_again_and_again_until_the_poller_stops(paths):
     poller = written(paths, here())
     poller.start()
-    first = wait_for(lambda: next((host for host in poller.hosts() if host.up), None))
-    later = wait_for(lambda: next((host for host in poller.hosts()
+    first = until(lambda: next((host for host in poller.hosts() if host.up), None))
+    later = until(lambda: next((host for host in poller.hosts()
                                    if host.at > first.at and host.busy is not None), None))
     poller.stop()
     assert later.pulse.memory > 0
@@ -167,7 +160,7 @@ def test_a_host_that_is_off_is_tried_less_and_less_often(paths, monkeypatch):
     monkeypatch.setattr("swarmctl.monitor.hosts.pulse", refuse)
     poller = written(paths, here("gone"))
     poller.start()
-    wait_for(lambda: tried)
+    until(lambda: tried)
     time.sleep(1)
     poller.stop()
     (seen,) = poller.hosts()
@@ -207,9 +200,9 @@ def test_a_host_is_looked_at_by_one_at_a_time_and_a_slow_one_keeps_nobody_waitin
 def test_a_new_snapshot_brings_new_hosts_and_drops_old_ones(paths):
     poller = written(paths, here("one"))
     poller.start()
-    wait_for(lambda: [host.up for host in poller.hosts()] == [True])
+    until(lambda: [host.up for host in poller.hosts()] == [True])
     written(paths, here("two"), here("three"))
-    wait_for(lambda: {host.entry.name: host.up for host in poller.hosts()} == {"two": True, "three": True})
+    until(lambda: {host.entry.name: host.up for host in poller.hosts()} == {"two": True, "three": True})
     poller.stop()
 
 

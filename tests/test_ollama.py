@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 from running import Cli, ask_json
+from waiting import until
 
 from swarmctl.errors import RequestRejected, ServerUnavailable
 from swarmctl.exchange import ChatRequest, Message
@@ -75,10 +76,7 @@ class Server:
 
     def unload(self, name: str) -> None:
         self.call("/api/generate", {"model": f"tiny-{name}", "keep_alive": 0})
-        deadline = time.monotonic() + 30
-        while Ollama().ping(self.endpoint(name), timeout=5):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+        until(lambda: not Ollama().ping(self.endpoint(name), timeout=5))
 
     def runners(self) -> list[int]:
         found = subprocess.run(["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True).stdout

@@ -19,6 +19,7 @@ import pytest
 from running import Cli, ask_json
 from stocked import free_ports, stock
 from test_ollama import FOLDER, LONG, Server
+from waiting import until
 
 from swarmctl.errors import DiskFull
 from swarmctl.paths import Paths
@@ -211,10 +212,8 @@ def test_a_killed_server_comes_back_with_its_models(mixed):
     folder = mixed.folders["spinoza"] / "servers" / "ollama"
     before = (folder / "server.pid").read_text()
     os.kill(int(before), signal.SIGKILL)
-    deadline = time.monotonic() + 30
-    while not (folder / "server.pid").exists() or (folder / "server.pid").read_text() == before:
-        assert time.monotonic() < deadline
-        time.sleep(0.2)
+    pid = folder / "server.pid"
+    until(lambda: pid.exists() and pid.read_text() not in ("", before))
     time.sleep(1)
     assert {host["state"] for host in mixed.report().values()} == {"unchanged"}
 

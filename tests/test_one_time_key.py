@@ -8,13 +8,13 @@ import shutil
 import signal
 import subprocess
 import threading
-import time
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from test_models import LARGE, SMALL, Swarm, digest, mixed, needs_ollama, ollamas, teller  # noqa: F401  fixtures
+from waiting import until
 
 from swarmctl.fleet.blobs import Blob, Place, blob_path
 from swarmctl.fleet.converge import Supply, converge
@@ -287,14 +287,14 @@ def test_an_interrupted_push_leaves_no_key_or_the_next_one_removes_it(swarm, tmp
     path = write_keys(swarm, "calisota", THEIRS + b"\n")
     running = swarm.start("models", "push", str(big), "--to", "worlock", "--to", "calisota")
     part = blob_path(str(swarm.lab.host("calisota").data_dir), digest(big)) + ".part"
-    wait_for(lambda: Path(part).exists())
+    until(lambda: Path(part).exists(), every=0.005)
     assert b"swarmctl-one-time" in path.read_bytes()
     running.send_signal(how)
     running.communicate(timeout=60)
     if how == signal.SIGKILL:
         assert b"swarmctl-one-time" in path.read_bytes()
         assert list((swarm.paths.state / "one-time").glob("*.json"))
-        wait_for(lambda: not growing(part))
+        until(lambda: not growing(part), every=0.005)
     else:
         assert path.read_bytes() == THEIRS + b"\n"
         assert not growing(part)
@@ -341,10 +341,3 @@ def growing(path):
     first = size()
     threading.Event().wait(0.4)
     return size() != first
-
-
-def wait_for(what, limit=30.0):
-    end = time.monotonic() + limit
-    while not what():
-        assert time.monotonic() < end, "it did not come about"
-        time.sleep(0.005)

@@ -67,12 +67,12 @@ def test_hanging_items_are_reported_late_and_hold_up_nobody():
 
     def work(number: int) -> int:
         if number in {0, 1}:
-            stuck.wait(30)
+            stuck.wait(90)
         return number
 
     started = time.monotonic()
-    found = list(over_hosts(range(10), work, limit=2, timeout=0.5))
-    assert time.monotonic() - started < 2
+    found = list(over_hosts(range(10), work, limit=2, timeout=2))
+    assert time.monotonic() - started < 30
     assert sorted(item for item, _ in found) == list(range(10))
     assert all(isinstance(result, CommandTimeout) == (item in {0, 1}) for item, result in found)
     stuck.set()
@@ -98,8 +98,8 @@ def test_ctrl_c_leaves_at_once():
         time.sleep(0.3)
         started = time.monotonic()
         os.kill(process.pid, signal.SIGINT)
-        assert process.wait(5) != 0
-    assert time.monotonic() - started < 2
+        assert process.wait(60) != 0
+    assert time.monotonic() - started < 30, "not the hosts' minute"
 
 
 def test_a_dead_host_does_not_delay_the_others(lab):

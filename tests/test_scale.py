@@ -54,7 +54,7 @@ class Use:
 
     def __exit__(self, *_):
         self._over.set()
-        self._thread.join(5)
+        self._thread.join(60)
 
     @staticmethod
     def now():

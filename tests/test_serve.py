@@ -20,6 +20,7 @@ import openai
 import pytest
 from gateways import host, llama_server, served, serving, swarm_of
 from running import slowed
+from waiting import until
 
 from swarmctl.dispatch.slots import claimed
 from swarmctl.dispatch.swarm import make_swarm
@@ -253,8 +254,8 @@ def test_a_client_that_leaves_before_the_first_token_is_recorded_too(gateway):
             client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
                            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
                            % (len(body), body))
-            _until(lambda: claimed(paths, asked, 2) == 1)
-        _until(lambda: claimed(paths, asked, 2) == 0)
+            until(lambda: claimed(paths, asked, 2) == 1)
+        until(lambda: claimed(paths, asked, 2) == 0)
         row = _row_after(gateway, before)
     finally:
         os.kill(gateway.server, signal.SIGCONT)
@@ -335,7 +336,7 @@ def test_it_ends_once_what_is_under_way_is_answered(llamacpp_bin, tmp_path):
         next(lines)
         gateway.process.send_signal(signal.SIGTERM)
         assert list(lines)[-2] == "data: [DONE]"
-        assert gateway.process.wait(20) == 0
+        assert gateway.process.wait(60) == 0
         assert gateway.newest()["finish"] == "length"
 
 
@@ -352,8 +353,8 @@ def test_it_ends_in_time_and_records_what_it_cut_short(llamacpp_bin, tmp_path):
         began = time.monotonic()
         gateway.process.send_signal(signal.SIGTERM)
         assert any("error" in line for line in lines)
-        assert gateway.process.wait(20) == 0
-        assert time.monotonic() - began < 8
+        assert gateway.process.wait(60) == 0
+        assert time.monotonic() - began < 30, "longer, had it let the answer come to its end"
         assert gateway.newest()["finish"] == "cancelled"
         assert "cut short and recorded" in "".join(gateway.said)
 
@@ -450,15 +451,8 @@ def _exchange(at: str, terminal: str, tokens: int) -> dict:
 
 
 def _row_after(gateway, before: int) -> dict:
-    _until(lambda: len(gateway.cli.rows()) > before)
+    until(lambda: len(gateway.cli.rows()) > before)
     return gateway.cli.rows()[-1]
-
-
-def _until(condition, seconds: float = 60.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def _pid_of(port: int) -> int:

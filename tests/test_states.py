@@ -20,6 +20,7 @@ from running import Cli, ask_json, slowed
 from stocked import free_ports, stock
 from test_ollama import FOLDER
 from test_ollama_up import airgap, release  # noqa: F401  fixtures
+from waiting import until
 
 from swarmctl.dispatch.marks import read_mark
 from swarmctl.facts import parse_facts
@@ -118,14 +119,6 @@ def here(tmp_path_factory, airgap, release, llamacpp_bin):  # noqa: F811
     yield made
     made.run("down")
     shutil.rmtree(home, ignore_errors=True)
-
-
-def until(condition, seconds: float = 60.0):
-    deadline = time.monotonic() + seconds
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return found
 
 
 def children(pid: int) -> list[int]:

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from swarmctl.errors import CommandTimeout, SwarmError
 from swarmctl.facts import Facts, RuntimeSeen, parse_facts
@@ -170,13 +171,6 @@ def make_server(data_dir: Path, name: str) -> Path:
     (folder / "mode").write_text("own\n", encoding="utf-8")
     (folder / "speed.json").write_text('{"prefill": 10.0, "decode": 5.0}\n', encoding="utf-8")
     return folder
-
-
-def until(condition, seconds: float = 20.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.05)
 
 
 def test_a_supervised_server_is_seen_alive_then_restarted_then_gone(tmp_path):

@@ -219,7 +219,7 @@ def test_logs_show_and_follow_and_end_on_interrupt(here):
         time.sleep(0.3)
     process.send_signal(signal.SIGINT)
     assert process.wait(20) == 0
-    reader.join(5)
+    reader.join(60)
     assert b"Traceback" not in process.stderr.read()
     process.stdout.close()
     process.stderr.close()
