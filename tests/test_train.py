@@ -286,6 +286,17 @@ class TestPreflight:
         assert "another chat template than small is served with" in err
         assert "USER: " in err
 
+    def test_what_the_converter_knows_not_is_refused_without_its_source(self, lab, dataset, tmp_path):
+        folder = tmp_path / "weights"
+        shutil.copytree(shipped_model("small"), folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "architectures": ["OddForCausalLM"]}))
+        swarm = Trainers(lab, f"  small: {{source: 'shipped:small', weights: '{folder}'}}")
+        err = swarm.train("tiny-dpo", "-d", str(dataset), status=1).stderr
+        assert "could not be served: llama.cpp's converter knows no OddForCausalLM" in err
+        assert "fetching" not in err
+        assert not (swarm.paths.store / "sources").exists()
+
     def test_a_full_disk_is_found_before_the_job(self, lab, dataset, tmp_path):
         if os.geteuid() != 0:
             pytest.skip("a small filesystem needs root")

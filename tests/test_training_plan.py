@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,11 +12,12 @@ import pytest
 from swarmctl.cli.job_view import Pace, words
 from swarmctl.errors import Unfit
 from swarmctl.facts import parse_facts
-from swarmctl.fleet.convertible import Convertible
+from swarmctl.fleet.convertible import Convertible, convertible, read_source, table
 from swarmctl.fleet.recipes import read_recipe
 from swarmctl.inventory import Limits
 from swarmctl.jobs.progress import diverged
 from swarmctl.recipe import Own
+from swarmctl.runtimes.llamacpp_build import LLAMACPP
 from swarmctl.shipped import shipped_model
 from swarmctl.training.deepspeed import deepspeed_config
 from swarmctl.training.plan import Load, fitting, spec_of
@@ -127,6 +129,15 @@ def test_deepspeed_is_configured_from_recipe_and_facts():
 def test_a_run_is_given_up_when_its_loss_says_so(losses, why):
     found = diverged(losses)
     assert found is None if why is None else why in found
+
+
+def test_what_ships_of_the_converter_is_what_its_pinned_source_says():
+    assert table()["llamacpp"] == LLAMACPP, "python -m swarmctl.fleet.convertible FOLDER writes it anew"
+    assert convertible().problem("LlamaForCausalLM", None) is None
+    source = os.environ.get("SWARMCTL_TEST_LLAMACPP_SRC")
+    if not source:
+        pytest.skip("SWARMCTL_TEST_LLAMACPP_SRC names no source of llama.cpp to compare with")
+    assert read_source(Path(source)) == table()
 
 
 def test_what_the_converter_does_not_know_is_named():

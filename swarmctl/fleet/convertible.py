@@ -1,22 +1,27 @@
-"""What the pinned converter can turn into a GGUF, read out of its source: asked before a model is trained,
-not after.
+"""What the pinned converter can turn into a GGUF: asked before a model is trained, not after.
 
 It refuses architectures that it has no class for, and BPE tokenizers whose pre-tokenizer it does not
 recognise by a hash of how they cut one text (llama.cpp#9927). Sentencepiece tokenizers always convert.
+
+The answers ship with swarmctl, so that nobody waits for 77 MB of source before a training:
+`python -m swarmctl.fleet.convertible FOLDER >swarmctl/recipes/convertible.json` reads them out of the
+converter's source there; a test compares them with it.
 """
 
 from __future__ import annotations
 
 import ast
+import json
 import re
+import sys
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING
+from importlib import resources
+from pathlib import Path
+from typing import Any
 
 from swarmctl.errors import SwarmError
-
-if TYPE_CHECKING:
-    from pathlib import Path
+from swarmctl.runtimes.llamacpp_build import LLAMACPP
 
 REGISTERED = re.compile(r"@ModelBase\.register\(([^)]*)\)")
 NAME = re.compile(r"[\"']([^\"']+)[\"']")
@@ -41,8 +46,21 @@ class Convertible:
 
 
 @cache
-def convertible(source: Path) -> Convertible:
-    """Read the converter in `source`. Raises SwarmError where it is not in a form we know."""
+def convertible() -> Convertible:
+    """What the converter of LLAMACPP can take."""
+    raw = table()
+    return Convertible(frozenset(raw["architectures"]), raw["probe"], frozenset(raw["hashes"]))
+
+
+def table() -> dict[str, Any]:
+    """The file that ships: `llamacpp` is the version that it was read out of."""
+    path = Path(str(resources.files("swarmctl"))) / "recipes" / "convertible.json"
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def read_source(source: Path) -> dict[str, Any]:
+    """The table, out of the converter in `source`. Raises SwarmError where it is not in a form we know."""
     folder = source / "conversion"
     try:
         texts = [path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.py"))]
@@ -55,7 +73,8 @@ def convertible(source: Path) -> Convertible:
     probe = _probe(function) if function else None
     if not names or function is None or probe is None:
         raise SwarmError(f"{folder} is no converter that this swarmctl can read")
-    return Convertible(frozenset(names), probe, _hashes(function))
+    return {"llamacpp": LLAMACPP, "probe": probe, "architectures": sorted(names),
+            "hashes": sorted(_hashes(function))}
 
 
 def _probe(function: ast.FunctionDef) -> str | None:
@@ -72,3 +91,7 @@ def _hashes(function: ast.FunctionDef) -> frozenset[str]:
     found = {node.value for node in ast.walk(function) if isinstance(node, ast.Constant)
              and isinstance(node.value, str) and re.fullmatch(r"[0-9a-f]{64}", node.value)}
     return frozenset(found)
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(read_source(Path(sys.argv[1])), indent=1) + "\n")

@@ -26,7 +26,6 @@ from swarmctl.errors import (
     JobFailed,
     SwarmError,
 )
-from swarmctl.fleet.host_shell import RECEIVE
 from swarmctl.fleet.install import transfer_time
 from swarmctl.fleet.transfer import sha256_of
 
@@ -46,6 +45,7 @@ MAKE = 'mkdir -p -- "$1" && chmod 700 "$1"'
 LIST = ('for each in "$1"/runs/*/job; do if [ -f "$each" ]; then sh "$each" state 2>/dev/null '
         """|| echo '{"run": "'"$(basename "$(dirname "$each")")"'", "state": "unknown"}'; fi; done""")
 FILES = 'cd "$1" && find . -type f -exec wc -c {} +'
+WRITE = 'cat > "$1/$2.part" && mv -f -- "$1/$2.part" "$1/$2"'
 REMOVE = 'rm -rf -- "$1"'
 
 
@@ -259,8 +259,7 @@ def _parsed(line: str) -> dict[str, Any] | None:
 
 
 def _write(remote: Remote, folder: str, name: str, text: str) -> None:
-    remote.run(("sh", "-c", RECEIVE, "sh", folder, f"{name}.part"), timeout=ASK_LIMIT, stdin=text.encode())
-    remote.run(("mv", "-f", "--", f"{folder}/{name}.part", f"{folder}/{name}"), timeout=ASK_LIMIT)
+    remote.run(("sh", "-c", WRITE, "sh", folder, name), timeout=ASK_LIMIT, stdin=text.encode())
 
 
 def _job_script(python: str, code: str) -> str:

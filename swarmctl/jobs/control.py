@@ -23,6 +23,8 @@ BEGIN_LIMIT = 120.0  # an overloaded host takes long to start any Python
 END_LIMIT = 15.0
 BEAT = 3.0
 POLL = 0.2
+SOON = 0.02  # where the end is near
+LAST = b'"stage": "job", "event"'  # in a job's last record
 
 
 def main(verb: str, *arguments: str) -> int:
@@ -77,7 +79,7 @@ def start(folder: Folder) -> dict[str, Any]:
                                    cwd=folder.path)
     deadline = time.monotonic() + BEGIN_LIMIT
     while folder.holder() is None and started.poll() is None and time.monotonic() < deadline:
-        time.sleep(POLL)
+        time.sleep(SOON)
     return state(folder)
 
 
@@ -102,7 +104,7 @@ def follow(folder: Folder, offset: int) -> None:
 
     A blank line now and then shows that this end lives, and finds out whether the other does.
     """
-    spoke = time.monotonic()
+    spoke, pause = time.monotonic(), POLL
     while True:
         alive = folder.holder() is not None  # asked before reading: what it wrote last is read as well
         text = _from(folder.progress, offset)
@@ -114,7 +116,9 @@ def follow(folder: Folder, offset: int) -> None:
             spoke = time.monotonic()
         if not alive and not whole:
             break
-        time.sleep(POLL)
+        if whole:
+            pause = SOON if LAST in whole.splitlines()[-1] else POLL
+        time.sleep(pause)
     tell({"event": "state", **state(folder)})
 
 

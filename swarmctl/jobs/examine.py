@@ -31,7 +31,7 @@ def examine(model: str, dataset: Path, trainer: str, most_tokens: int | None,
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model)
-    table = pq.read_table(dataset / "train.parquet")
+    table = pq.ParquetFile(dataset / "train.parquet").read()  # read_table would import pandas
     rows = table.num_rows
     step = max(1, rows // MOST)
     looked = [lengths(tokenizer, table.slice(index, 1).to_pylist()[0], trainer)

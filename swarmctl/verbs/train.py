@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from swarmctl.errors import CommandFailed, SwarmError, Unfit, UsageError
 from swarmctl.fleet import jobs
-from swarmctl.fleet.converter import converter
 from swarmctl.fleet.convertible import convertible
 from swarmctl.fleet.person import who
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.remote import connect
 from swarmctl.fleet.runs import Run, at, finished, keep_aside, keep_run, record, run_id
-from swarmctl.fleet.store import Store
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.train_env import SIZE, training_python
 from swarmctl.fleet.training import Ordered, meeting_address, meeting_port, order, parquet, served_template
@@ -35,7 +33,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from swarmctl.facts import Facts
-    from swarmctl.fleet.convertible import Convertible
     from swarmctl.fleet.progress import Event
     from swarmctl.fleet.shell import ShellRemote
     from swarmctl.inventory import Host
@@ -202,10 +199,9 @@ def _prepare(wanted: Ordered, one: Candidate, run: Run, watcher: Watcher) -> Rea
 
 def _checked(wanted: Ordered, one: Candidate, ready: Ready, run: Run, watcher: Watcher) -> Preflight:
     """Everything that is known before training. Raises Unfit where it speaks against it."""
-    known = _converter(wanted, watcher)
-    rows = _examine(one.remote, wanted, known, ready)
+    rows = _examine(one.remote, wanted, ready)
     watcher.note(f"{run.dataset}: {rows['rows']} rows, the longest {rows['longest']} tokens")
-    _require_servable(wanted, known, rows)
+    _require_servable(wanted, rows)
     found = _judged(wanted, one, rows)
     watcher.preflight(found)
     if found.fit.lacks:
@@ -279,12 +275,11 @@ def _speed(one: Candidate) -> tuple[bool, int, int]:
     return not one.busy, memory, one.seen.cpu.threads
 
 
-def _examine(remote: ShellRemote, wanted: Ordered, known: Convertible | None,
-             ready: Ready) -> Mapping[str, Any]:
+def _examine(remote: ShellRemote, wanted: Ordered, ready: Ready) -> Mapping[str, Any]:
     length = str(wanted.recipe.keys.get("max_length", 1024) or 0)
     argv = ("env", f"PYTHONPATH={ready.code}", ready.python, "-m", "swarmctl.jobs.examine", ready.base,
             ready.data, wanted.recipe.trainer, length)
-    told = {"template": served_template(wanted), "probe": known.probe if known else None}
+    told = {"template": served_template(wanted), "probe": convertible().probe}
     try:
         done = remote.run(argv, timeout=EXAMINE_LIMIT, stdin=json.dumps(told).encode())
         found: Mapping[str, Any] = json.loads(done.stdout.splitlines()[-1])
@@ -295,22 +290,12 @@ def _examine(remote: ShellRemote, wanted: Ordered, known: Convertible | None,
     return found
 
 
-def _converter(wanted: Ordered, watcher: Watcher) -> Convertible | None:
-    """What llama.cpp's converter can take; None, and a note, where its source cannot be had."""
-    try:
-        store = Store.of(wanted.paths, wanted.inventory.airgap)
-        return convertible(converter(store, watcher.note))
-    except SwarmError as exc:
-        watcher.note(f"whether the model converts to GGUF was not looked at: {exc.message}")
-        return None
-
-
-def _require_servable(wanted: Ordered, known: Convertible | None, rows: Mapping[str, Any]) -> None:
+def _require_servable(wanted: Ordered, rows: Mapping[str, Any]) -> None:
     """What is trained must be servable as it was trained. Raises Unfit."""
     if not rows["template"]:
         raise Unfit("the model's tokenizer has no chat template, so nobody could ask it as it was trained",
                     hint="train from a chat (instruct) model")
-    problem = known.problem(wanted.shape.architecture, rows["tokenizer"]) if known else None
+    problem = convertible().problem(wanted.shape.architecture, rows["tokenizer"])
     if problem:
         raise Unfit(f"what is trained here could not be served: {problem}",
                     hint="train from a base that it can convert")
