@@ -33,7 +33,7 @@ from test_serve import FRANCE, LONG, _pid_of
 from swarmctl.gateway.app import App
 from swarmctl.gateway.bounds import Bounds
 from swarmctl.gateway.openai import SURFACE as openai_surface
-from swarmctl.gateway.serve import _server, listen
+from swarmctl.gateway.serve import _server, bind
 from swarmctl.gateway.surface import Look
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.http import Dropped, Hangup, HungUp, TunnelDown, keeping, request, until
@@ -560,7 +560,7 @@ async def _inside(cli, bounds: Bounds):
     """A gateway in this process, for bounds that the command line does not offer."""
     app = make_app(cli.paths, cli.paths.inventory, Serving(port=0, bounds=bounds), clock=time.time,
                    log=StringIO(), say=lambda _: None)
-    server, sock = _server(app), listen("127.0.0.1", 0)
+    server, sock = _server(app), bind("127.0.0.1", 0)
     port = sock.getsockname()[1]
     running = asyncio.ensure_future(server.serve([sock]))
     await _until(lambda: server.started)

@@ -1,11 +1,13 @@
-"""With no inventory at all, `ask` answers from this machine; the other commands work on it as on any host."""
+"""With no inventory at all, this machine answers `ask` and `serve`; other commands work on it as on any."""
 
 from __future__ import annotations
 
 import json
 import os
 
+import httpx
 import pytest
+from gateways import serving
 from running import Cli, ask_json
 
 from swarmctl.paths import Paths
@@ -23,7 +25,7 @@ def newcomer(tmp_path, llamacpp_bin):
         cli.environ.pop(name, None)
     cli.environ.update({"HOME": str(home), "XDG_CACHE_HOME": str(cache)})
     yield cli
-    cli.run("down")
+    cli.run("down", status=0 if cli.paths.fleet.exists() else 2)
 
 
 def test_a_first_question_is_answered_and_says_how_to_get_a_real_swarm(newcomer):
@@ -42,6 +44,24 @@ def test_after_down_the_next_question_starts_it_again(newcomer):
     assert first["host"] == second["host"] == "this-machine"
     (row,) = json.loads(newcomer.run("status", "--json").stdout)
     assert row["state"] == "ready"
+
+
+def test_serve_starts_this_machine_before_it_listens(newcomer):
+    with serving(newcomer, within=800) as gateway:
+        reply = httpx.post(f"{gateway.url}/v1/chat/completions", timeout=120, json={
+            "model": "auto", "temperature": 0, "messages": [
+                {"role": "user", "content": "What is the capital of France?"}]})
+        assert reply.json()["choices"][0]["message"]["content"] == "Paris"
+        assert "swarmctl init" in "".join(gateway.said)
+    newcomer.run("down")
+    with serving(newcomer, within=800) as gateway:
+        assert httpx.get(f"{gateway.url}/healthz", timeout=60).json()["status"] == "ready"
+
+
+def test_an_inventory_that_is_named_must_be_there(newcomer):
+    for command in (("ask", "hello"), ("serve", "--port", "0")):
+        said = newcomer.run("--inventory", "/no/such/inventory.yaml", *command, status=2).stderr
+        assert "there is no inventory at /no/such/inventory.yaml" in said
 
 
 def test_an_inventory_of_ones_own_takes_over(newcomer):

@@ -22,6 +22,7 @@ from swarmctl.verbs.ask import ask as ask_verb
 if TYPE_CHECKING:
     from swarmctl.cli.context import Context
     from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.fleet.snapshot import Fleet
 
 #: A bigger attachment is a corpus, and belongs to bulk work.
 MAX_ATTACHMENT = 8 << 20
@@ -112,24 +113,40 @@ def _with_results(context: Context, asked: Asked, results: list[str]) -> Asked:
 def find_swarm(context: Context) -> Swarm:
     """The swarm of the inventory, or this machine where there is no inventory."""
     from swarmctl.dispatch.swarm import read_swarm
-    from swarmctl.fleet.snapshot import read_fleet
 
-    here = str(context.paths.this_machine)
-    if str(context.inventory) == here:
-        fleet = read_fleet(context.paths.fleet)
-        if fleet is None or fleet.inventory != here:
-            return _serve_here(context)
-    swarm = read_swarm(context.paths, context.inventory, say)
-    if swarm is None or (str(context.inventory) == here and not _listens(swarm)):
-        return _serve_here(context)
+    swarm = read_swarm(context.paths, find_inventory(context), say)
+    assert swarm is not None  # there is an inventory, or a snapshot
     return swarm
 
 
-def _serve_here(context: Context) -> Swarm:
-    """Answer from this machine: what `up` does, for an inventory that nobody had to write."""
+def find_inventory(context: Context) -> Path:
+    """The inventory whose swarm is asked: of this machine, brought up where need be, if there is none.
+
+    Raises UsageError where one was named that is not there.
+    """
+    from swarmctl.fleet.snapshot import read_fleet
+
+    here = context.paths.this_machine
+    if context.inventory != here and context.inventory.exists():
+        return context.inventory
+    if context.inventory not in (here, context.paths.inventory):
+        raise UsageError(f"there is no inventory at {context.inventory}",
+                         hint="--inventory, or SWARMCTL_INVENTORY, names it")
+    fleet = read_fleet(context.paths.fleet)
+    if context.inventory == here:
+        if fleet is None or fleet.inventory != str(here) or not _listens(fleet):
+            _serve_here(context)
+        return here
+    if fleet is None:
+        _serve_here(context)
+        return here
+    return context.inventory
+
+
+def _serve_here(context: Context) -> None:
+    """Bring up this machine: what `up` does, for an inventory that nobody had to write."""
     from swarmctl.cli.progress_view import Progress
     from swarmctl.cli.up import Shown
-    from swarmctl.dispatch.swarm import read_swarm
     from swarmctl.fleet.this_machine import this_machine
     from swarmctl.verbs.up import up
 
@@ -142,18 +159,15 @@ def _serve_here(context: Context) -> Swarm:
     for report in reports:
         if report.error:
             raise report.error
-    swarm = read_swarm(context.paths, path, say)
-    assert swarm is not None  # `up` has just written its snapshot
-    return swarm
 
 
-def _listens(swarm: Swarm) -> bool:
+def _listens(fleet: Fleet) -> bool:
     """Whether any server of this machine still takes connections."""
     import socket
 
-    for candidate in swarm.candidates:
+    for port in (served.port for entry in fleet.hosts for served in entry.served):
         try:
-            socket.create_connection(("127.0.0.1", candidate.port), timeout=1.0).close()
+            socket.create_connection(("127.0.0.1", port), timeout=1.0).close()
         except OSError:
             continue
         return True

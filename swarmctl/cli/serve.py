@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
 
+from swarmctl.cli.ask import find_inventory
 from swarmctl.errors import UsageError
 from swarmctl.gateway.bounds import DEFAULT_BOUNDS
 from swarmctl.verbs import serve as verb
@@ -47,18 +49,20 @@ def serve(
     """Serve the swarm over HTTP, to programs that speak OpenAI (base URL …/v1), Ollama or Anthropic.
 
     Every request takes the way of `ask`: routed, answered, recorded. Model names are auto, auto:fast,
-    auto:best, or those of the swarm. Ends with SIGTERM or Ctrl-C, once what is under way is answered.
+    auto:best, or those of the swarm. With no inventory at all, this machine answers, as for `ask`. Ends with
+    SIGTERM or Ctrl-C, once what is under way is answered.
     """
     if ctx.invoked_subcommand:
         return
     context: Context = ctx.obj
     bounds = replace(DEFAULT_BOUNDS, at_once=at_once, drain=drain)
     serving = verb.Serving(host, port, bounds, log_prompts)
+    find = partial(find_inventory, context)
     if log_file is None:
-        verb.run(context.paths, context.inventory, serving, clock=context.clock, log=sys.stderr, say=_say)
+        verb.run(context.paths, find, serving, clock=context.clock, log=sys.stderr, say=_say)
         return
     with _opened(log_file.expanduser()) as log:
-        verb.run(context.paths, context.inventory, serving, clock=context.clock, log=log, say=_say)
+        verb.run(context.paths, find, serving, clock=context.clock, log=log, say=_say)
 
 
 @app.command()

@@ -27,16 +27,25 @@ if TYPE_CHECKING:
     from swarmctl.runtimes.base import Endpoint
 
 
+@dataclass(slots=True)
+class Sighting:
+    """How a server was found, when, and when a question last wanted to know (monotonic seconds)."""
+
+    standing: Standing
+    at: float
+    wanted: float
+
+
 @dataclass(frozen=True, slots=True)
 class Swarm:
-    """Everything a question may be sent to. `seen` is how servers were found and when (monotonic seconds), by
-    (host, server), in a process that stays and need not look before every question; `learned` what it has
-    learned of them. `weights` are what the router learned from ratings."""
+    """Everything a question may be sent to. `seen` is how servers were found, by (host, server), in a process
+    that stays and need not look before every question; `learned` what it has learned of them. `weights` are
+    what the router learned from ratings."""
 
     paths: Paths
     fleet: Fleet
     candidates: tuple[Candidate, ...]
-    seen: dict[tuple[str, str], tuple[float, Standing]] | None = None
+    seen: dict[tuple[str, str], Sighting] | None = None
     learned: dict[tuple[str, str], Learned] | None = None
     weights: Weights | None = None
 
@@ -69,11 +78,11 @@ def read_swarm(paths: Paths, inventory: Path, say: Callable[[str], None]) -> Swa
     digest = _digest(inventory)
     if fleet is None and digest is None:
         return None
-    if fleet is None or fleet.inventory != str(inventory):
-        if digest is None and fleet is not None:
-            say(f"{inventory} is not there; asking the swarm that {fleet.inventory} describes")
-        else:
-            raise SwarmError(f"{inventory} has not been brought up yet", hint="swarmctl up")
+    if fleet is not None and digest is None:
+        what = "as it was" if fleet.inventory == str(inventory) else f"that {fleet.inventory} describes"
+        say(f"{inventory} is not there; asking the swarm {what}")
+    elif fleet is None or fleet.inventory != str(inventory):
+        raise SwarmError(f"{inventory} has not been brought up yet", hint="swarmctl up")
     elif digest != fleet.inventory_sha256:
         say(f"{inventory} has changed since the last `swarmctl up`; asking the swarm as it was")
     return make_swarm(paths, fleet)
@@ -111,5 +120,7 @@ def _candidate(paths: Paths, entry: HostEntry, served: Served,
 def _digest(inventory: Path) -> str | None:
     try:
         return sha256(inventory.read_bytes()).hexdigest()
-    except OSError:
+    except FileNotFoundError:
         return None
+    except OSError as exc:
+        raise SwarmError(f"{inventory} cannot be read: {exc.strerror}") from exc

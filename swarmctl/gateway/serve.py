@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import signal
 import socket
@@ -29,8 +30,8 @@ RECORD_SECONDS = 5.0
 BACKLOG = 512
 
 
-def listen(host: str, port: int) -> socket.socket:
-    """A listening socket. Raises SwarmError where the address is taken or not ours."""
+def bind(host: str, port: int) -> socket.socket:
+    """A socket of that address, to listen on later. Raises SwarmError where it is taken or not ours."""
     try:
         family, kind, proto, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
@@ -40,13 +41,26 @@ def listen(host: str, port: int) -> socket.socket:
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
+    except OSError as exc:
+        sock.close()
+        raise _cannot_listen(host, port, exc) from exc
+    sock.setblocking(False)
+    return sock
+
+
+def listen(sock: socket.socket) -> None:
+    """Accept connections from now on. Raises SwarmError where another process was first."""
+    host, port = sock.getsockname()[:2]
+    try:
         sock.listen(BACKLOG)
     except OSError as exc:
         sock.close()
-        raise SwarmError(f"cannot listen on {host}:{port}: {exc.strerror or exc}",
-                         hint="is a gateway running already? --port chooses another") from exc
-    sock.setblocking(False)
-    return sock
+        raise _cannot_listen(host, port, exc) from exc
+
+
+def _cannot_listen(host: str, port: int, exc: OSError) -> SwarmError:
+    hint = "is a gateway running already? --port chooses another" if exc.errno == errno.EADDRINUSE else None
+    return SwarmError(f"cannot listen on {host}:{port}: {exc.strerror or exc}", hint=hint)
 
 
 def serve(app: App, sock: socket.socket, say: Callable[[str], None]) -> None:

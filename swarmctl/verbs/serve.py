@@ -37,15 +37,17 @@ class Serving:
     log_prompts: bool = False
 
 
-def run(paths: Paths, inventory: Path, serving: Serving, *, clock: Callable[[], float], log: TextIO,
-        say: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. Raises UsageError where others could reach it without a key, SwarmError
-    where there is no swarm, or nothing to listen on."""
-    from swarmctl.gateway.serve import listen, serve
+def run(paths: Paths, find_inventory: Callable[[], Path], serving: Serving, *, clock: Callable[[], float],
+        log: TextIO, say: Callable[[str], None]) -> None:
+    """Serve until SIGTERM or Ctrl-C. `find_inventory` may take its time: where there is none it brings up this
+    machine. Raises UsageError where others could reach it without a key, SwarmError where there is no swarm,
+    or nothing to listen on."""
+    from swarmctl.gateway.serve import bind, listen, serve
 
     _refuse_open(paths, serving)
-    app = make_app(paths, inventory, serving, clock=clock, log=log, say=say)
-    sock = listen(serving.host, serving.port)
+    sock = bind(serving.host, serving.port)
+    app = make_app(paths, find_inventory(), serving, clock=clock, log=log, say=say)
+    listen(sock)
     shown = f"[{serving.host}]" if ":" in serving.host else serving.host
     say(f"listening on http://{shown}:{sock.getsockname()[1]}")
     if not app.gateway.guard.locked():
