@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from swarmctl.dispatch.breakers import read_breaker
 from swarmctl.dispatch.marks import mark_down, read_mark
 from swarmctl.dispatch.slots import TELLING, claimed
+from swarmctl.dispatch.swarm import Sighting
 from swarmctl.dispatch.verify import Verification
 from swarmctl.errors import ServerUnavailable
 from swarmctl.fleet.standing import read_aside
@@ -36,6 +37,8 @@ AT_ONCE = 4
 #: Seconds for which a process that stays takes a server that was well for well; fewer where others were at
 #: work there, who may be done by now.
 FRESH, FRESH_WITH_OTHERS = 1.0, 0.1
+#: So many seconds after a question wanted it, a server is looked at again once the last look is that old.
+WANTED, AGEING = 10.0, 0.4
 HEALTH_TIMEOUT = 1.5
 SLOTS_TIMEOUT = 0.3
 
@@ -119,7 +122,8 @@ def look(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> dict[Key,
     def one(candidate: Candidate) -> None:
         found[_key(candidate)] = _look(swarm, candidate, now)
         if swarm.seen is not None:
-            swarm.seen[_key(candidate)] = (time.monotonic(), found[_key(candidate)])
+            at = time.monotonic()
+            swarm.seen[_key(candidate)] = Sighting(found[_key(candidate)], at, at)
 
     if len(left) == 1:
         one(left[0])
@@ -135,11 +139,43 @@ def look(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> dict[Key,
 
 def _remembered(swarm: Swarm, candidate: Candidate) -> Standing | None:
     """A server that was well a moment ago, as busy as it is with us now and was with others then."""
-    at, seen = (swarm.seen or {}).get(_key(candidate), (0.0, Standing(out="never looked at")))
-    fresh = FRESH_WITH_OTHERS if seen.others else FRESH
-    if seen.out or not (seen.warm and seen.loaded) or time.monotonic() - at > fresh:
+    sighting = (swarm.seen or {}).get(_key(candidate))
+    if sighting is None or not _well(sighting.standing):
+        return None
+    sighting.wanted = now = time.monotonic()
+    seen = sighting.standing
+    if now - sighting.at > (FRESH_WITH_OTHERS if seen.others else FRESH):
         return None
     return replace(seen, busy=claimed(swarm.paths, candidate, seen.slots) + seen.others)
+
+
+def renew(swarm: Swarm, candidate: Candidate) -> None:
+    """Look again at a server that was well, ahead of the question that would have to. Of one that is not any
+    more only the sighting is forgotten: what to do about it is for the question that wants it."""
+    endpoint, seen = swarm.endpoint(candidate), swarm.seen or {}
+    before = seen.get(_key(candidate))
+    try:
+        well = runtime(candidate.runtime).ping(endpoint, timeout=HEALTH_TIMEOUT)
+        standing = _busy(swarm, candidate, endpoint) if well else None
+    except ServerUnavailable:
+        standing = None
+    if before is None or seen.get(_key(candidate)) is not before:
+        return  # a question has just seen it otherwise
+    if standing is None:
+        seen.pop(_key(candidate), None)
+    else:
+        before.standing, before.at = standing, time.monotonic()
+
+
+def ageing(swarm: Swarm, now: float) -> tuple[Candidate, ...]:
+    """The servers that questions want, that were well, and that should be looked at again soon."""
+    seen = dict(swarm.seen or {})
+    return tuple(one for one in swarm.candidates if (last := seen.get(_key(one))) and _well(last.standing)
+                 and now - last.wanted < WANTED and now - last.at >= AGEING)
+
+
+def _well(standing: Standing) -> bool:
+    return not standing.out and standing.warm and standing.loaded
 
 
 def _look(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
