@@ -1,9 +1,10 @@
 """Simulated hosts: what a model server does with the questions it is given.
 
-A host decodes its active questions side by side, each slower the more there are (continuous batching), and
-reads prompts one share each. What it has no slot for waits in its own queue, first come first served, as
-llama-server and Ollama do. A model that was not asked for a while is unloaded. A host that is down refuses at
-once.
+A host decodes its active questions side by side, each slower the more there are (continuous batching). One
+loop does all of it, as in llama-server: prompts that have come are read together in one pass, which gives
+each of the others a single token, however long it takes. What it has no slot for waits in the host's own
+queue, first come first served. A model that was not asked for a while is unloaded. A host that is down
+refuses at once. load_check.py holds this against real servers.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from dataclasses import dataclass
 
 #: A model is unloaded after so many idle seconds (Ollama's keep-alive).
 KEEP = 300.0
+#: Prompt tokens of one pass (llama-server's --batch-size).
+PASS = 2048.0
 #: Conversations that a host still has in its cache.
 REMEMBERED = 16
 
@@ -21,7 +24,7 @@ REMEMBERED = 16
 class Machine:
     """What a host is. Speeds in tokens per second of one question alone; `crowding` is how much each further
     one slows all; watts at the wall; `overhead` is the seconds of a request that are neither prefill nor
-    decode."""
+    decode, in which it holds its slot."""
 
     name: str
     prefill: float
@@ -36,7 +39,8 @@ class Machine:
     def rate(self, prompt, answer):
         """Questions a second with all slots at work."""
         slowed = 1 + self.crowding * (self.slots - 1)
-        return self.slots / (prompt * self.slots / self.prefill + answer * slowed / self.decode)
+        held = self.overhead + prompt * self.slots / self.prefill + answer * slowed / self.decode
+        return self.slots / held
 
 
 WORLOCK = Machine("worlock", 2400.0, 62.0, 4, 0.18, 6.0, 70.0, 420.0)
@@ -61,7 +65,7 @@ SWARMS = {
 
 @dataclass(slots=True)
 class Sent:
-    """A question at a host: what is left of it, and its clock."""
+    """A question at a host: what is left of it, and its clock. It may be read from `begins` on."""
 
     question: object
     sent: float
@@ -70,6 +74,7 @@ class Sent:
     started: float | None = None
     read: float | None = None
     ready: float = 0.0
+    begins: float = 0.0
     cached: int = 0
 
 
@@ -87,6 +92,8 @@ class Host:
         self.up = True
         self.busy_seconds = 0.0
         self.cache = OrderedDict()
+        self.reading = {}
+        self.pass_ends = 0.0
 
     def send(self, question, now):
         """Take a question; False where the host is down."""
@@ -99,39 +106,35 @@ class Host:
 
     def advance(self, now):
         """Let time pass; no phase may end within it (see next_change)."""
-        took = now - max(self.now, min(self.loading_until, now))
         if self.active:
             self.busy_seconds += now - self.now
             self.last_used = now
-        prefill, decode = self._rates()
-        for one in self.active:
-            if one.prompt_left > 0:
-                one.prompt_left -= prefill * took
-            else:
-                one.answer_left -= decode * took
+        if not self.reading:
+            decoded = (now - self.now) / self._token_seconds()
+            for one in self._decoding():
+                one.answer_left -= decoded
         self.now = now
 
     def next_change(self):
         """When the next phase ends, or None."""
-        if not self.active:
-            return None
-        prefill, decode = self._rates()
-        begin = max(self.now, self.loading_until)
-        return begin + min(max(0.0, one.prompt_left) / prefill if one.prompt_left > 0
-                           else max(0.0, one.answer_left) / decode for one in self.active)
+        if self.reading:
+            return self.pass_ends
+        soonest = [max(self.now, one.begins) for one in self.active if one.read is None]
+        token = self._token_seconds()
+        soonest += [self.now + max(0.0, one.answer_left) * token for one in self._decoding()]
+        return min(soonest, default=None)
 
     def settle(self, now):
         """The questions that are answered by now."""
         self.advance(now)
-        done = []
-        for one in list(self.active):
-            if one.read is None and one.prompt_left <= 1e-6:
-                one.prompt_left, one.read = 0.0, now
-            elif one.read is not None and one.answer_left <= 1e-6:
-                self.active.remove(one)
-                self._remember(one.question)
-                done.append(one)
+        if self.reading and now >= self.pass_ends:
+            self._end_pass(now)
+        done = [one for one in self._decoding() if one.answer_left <= 1e-6]
+        for one in done:
+            self.active.remove(one)
+            self._remember(one.question)
         self._fill()
+        self._begin_pass(now)
         return done
 
     def fail(self, now):
@@ -141,6 +144,7 @@ class Host:
         self.active, self.up, self.loaded = [], False, False
         self.queue.clear()
         self.cache.clear()
+        self.reading = {}
         return lost
 
     def recover(self, now):
@@ -168,15 +172,41 @@ class Host:
                 self.cache.clear()
             one.started, one.ready = self.now, max(self.now, self.loading_until)
             one.cached = min(self.holds(one.question.conversation), one.question.history)
-            reading = self.machine.overhead * self.machine.prefill
-            one.prompt_left = max(1.0, one.prompt_left - one.cached) + reading
+            one.begins = one.ready + self.machine.overhead
+            one.prompt_left = max(1.0, one.prompt_left - one.cached)
             self.last_used = self.now
             self.active.append(one)
 
-    def _rates(self):
-        reading = sum(one.prompt_left > 0 for one in self.active)
-        slowed = 1 + self.machine.crowding * (max(1, len(self.active)) - 1)
-        return self.machine.prefill / max(1, reading), self.machine.decode / slowed
+    def _begin_pass(self, now):
+        """Read what has come, as much of it as one pass takes; who decodes gets one token meanwhile."""
+        if self.reading:
+            return
+        room = PASS
+        for one in self.active:
+            if one.read is None and one.begins <= now + 1e-9 and room > 0:
+                self.reading[id(one)] = taken = min(one.prompt_left, room)
+                room -= taken
+        if self.reading:
+            at_work = len(self.reading) + len(self._decoding())
+            self.pass_ends = now + (PASS - room) / self.machine.prefill + self._token_seconds(at_work)
+
+    def _end_pass(self, now):
+        for one in self._decoding():
+            one.answer_left -= 1
+        for one in self.active:
+            one.prompt_left -= self.reading.get(id(one), 0.0)
+            if one.read is None and one.prompt_left <= 1e-6:
+                one.prompt_left, one.read = 0.0, now
+                one.answer_left -= 1
+        self.reading = {}
+
+    def _decoding(self):
+        return [one for one in self.active if one.read is not None]
+
+    def _token_seconds(self, at_work=None):
+        """Of each of those that decode, or of so many."""
+        count = len(self._decoding()) if at_work is None else at_work
+        return (1 + self.machine.crowding * max(0, count - 1)) / self.machine.decode
 
     def _remember(self, question):
         self.cache[question.conversation] = question.prompt + question.answer
