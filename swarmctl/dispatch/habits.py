@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.atomic import write_whole
 from swarmctl.routing.cost import Habits
 from swarmctl.routing.latency import fold
+from swarmctl.typed import load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -78,15 +79,16 @@ def learn(paths: Paths, price: Price, *, category: Category, characters: int, fi
 def _read(file: Path, digest: str) -> Habits | None:
     """What was learned of this very model; None where nothing that can be read was."""
     try:
-        raw: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        raw: dict[str, Any] = load(file)
         if raw.pop("digest") != digest:
             return None
         lengths = {str(key): float(value) for key, value in raw.pop("answer_tokens").items()}
         errors = {str(key): (float(pair[0]), float(pair[1])) for key, pair in raw.pop("errors", {}).items()}
-        return Habits(**{key: float(value) for key, value in raw.items()}, answer_tokens=lengths,
-                      errors=errors)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError):
+        found = Habits(**{key: float(value) for key, value in raw.items()}, answer_tokens=lengths,
+                       errors=errors)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
         return None
+    return found if found.characters_per_token > 0 else None
 
 
 def _file(paths: Paths, host: str, server: str) -> Path:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
 from swarmctl.fleet.asleep import read_asleep
+from swarmctl.typed import Garbled, build, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -64,8 +65,8 @@ def clear_mark(paths: Paths, host: str) -> None:
 def read_mark(paths: Paths, host: str) -> Mark | None:
     """The host's mark, also one that has run out; None where there is none that can be read."""
     try:
-        return Mark(**json.loads(_file(paths, host).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return build(Mark, load(_file(paths, host)))
+    except (OSError, Garbled):
         return None
 
 

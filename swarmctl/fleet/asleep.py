@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
+from swarmctl.typed import Garbled, build, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,8 +45,8 @@ def fell_asleep(paths: Paths, host: str, command: str, now: float) -> Asleep:
 def read_asleep(paths: Paths, host: str) -> Asleep | None:
     """That a host was put to sleep and was not seen awake since; None else."""
     try:
-        return Asleep(**json.loads(_sleep(paths, host).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return build(Asleep, load(_sleep(paths, host)))
+    except (OSError, Garbled):
         return None
 
 

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.atomic import write_whole
 from swarmctl.errors import SwarmError
 from swarmctl.routing.policy import Policy
+from swarmctl.runtimes.named import RUNTIMES
+from swarmctl.typed import Garbled, build, items, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -102,29 +104,35 @@ def write_fleet(path: Path, fleet: Fleet) -> None:
 def read_fleet(path: Path) -> Fleet | None:
     """Read the snapshot; None where there is none. Raises SwarmError where it is not one of ours."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        return _fleet(load(path))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as exc:
-        raise _unusable(path) from exc
+    except (OSError, Garbled) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise SwarmError(f"{path} cannot be read as a fleet snapshot: {why}",
+                         hint="`swarmctl up` writes it anew") from exc
+
+
+def _fleet(raw: Any) -> Fleet:  # noqa: ANN401  any JSON
+    if not isinstance(raw, dict) or raw.pop("version", None) != SNAPSHOT_VERSION:
+        raise Garbled(f"it is not of version {SNAPSHOT_VERSION}")
+    hosts = tuple(_host(entry, f"hosts.{place}") for place, entry in enumerate(items(raw, "hosts")))
+    return build(Fleet, raw, hosts=hosts, routing=build(Policy, raw.get("routing", {}), "routing"))
+
+
+def _host(raw: Any, where: str) -> HostEntry:  # noqa: ANN401
+    served = tuple(_served(entry, f"{where}.served.{place}")
+                   for place, entry in enumerate(items(raw, "served", where)))
+    return build(HostEntry, raw, where, served=served)
+
+
+def _served(raw: Any, where: str) -> Served:  # noqa: ANN401
+    files = raw.get("files", ()) if isinstance(raw, dict) else ()
     try:
-        return _fleet(raw)
-    except (KeyError, TypeError, AttributeError) as exc:
-        raise _unusable(path) from exc
-
-
-def _fleet(raw: dict[str, Any]) -> Fleet:
-    if raw.pop("version") != SNAPSHOT_VERSION:
-        raise KeyError("version")
-    hosts = tuple(_host(entry) for entry in raw.pop("hosts"))
-    return Fleet(hosts=hosts, routing=Policy(**raw.pop("routing", {})), **raw)
-
-
-def _host(raw: dict[str, Any]) -> HostEntry:
-    served = tuple(Served(**{**entry, "files": tuple((sha, size) for sha, size in entry.get("files", ()))})
-                   for entry in raw.pop("served"))
-    return HostEntry(served=served, roles=tuple(raw.pop("roles")), **raw)
-
-
-def _unusable(path: Path) -> SwarmError:
-    return SwarmError(f"{path} cannot be read as a fleet snapshot", hint="`swarmctl up` writes it anew")
+        pairs = tuple((str(sha), int(size)) for sha, size in files)
+    except (TypeError, ValueError) as exc:
+        raise Garbled(f"{where}.files is {json.dumps(files)[:40]}, not pairs of hash and bytes") from exc
+    found = build(Served, raw, where, files=pairs)
+    if found.runtime not in RUNTIMES:
+        raise Garbled(f"{where}.runtime is {found.runtime!r}, none of {', '.join(RUNTIMES)}")
+    return found

@@ -13,10 +13,11 @@ import secrets
 import threading
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
 from swarmctl.errors import SwarmError, UsageError
+from swarmctl.typed import Garbled, build, items, load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,14 +59,31 @@ def keys_file(paths: Paths) -> Path:
 def read_keys(path: Path) -> tuple[Key, ...]:
     """The keys. Raises SwarmError where the file is not one of ours: nobody gets in by breaking it."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
-        known = {KEYS_VERSION: raw["keys"]}[raw["version"]]
-        return tuple(replace(Key(**one), scopes=tuple(one["scopes"])) for one in known)
+        return tuple(_key(one, f"keys.{place}") for place, one in enumerate(_listed(load(path))))
     except FileNotFoundError:
         return ()
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as exc:
-        raise SwarmError(f"{path} cannot be read as API keys",
-                         hint="mend it, or remove it and make new keys: swarmctl serve key add NAME") from exc
+    except (OSError, Garbled) as exc:
+        why = exc.strerror if isinstance(exc, OSError) else exc
+        raise SwarmError(f"{path} cannot be read as API keys: {why}", hint=(
+            "nobody is let in meanwhile; mend it, or remove it and make new keys:\n"
+            "swarmctl serve key add NAME")) from exc
+
+
+def _listed(raw: Any) -> list[Any]:  # noqa: ANN401  any JSON
+    if not isinstance(raw, dict) or raw.get("version") != KEYS_VERSION:
+        raise Garbled(f"it is not of version {KEYS_VERSION}")
+    return items(raw, "keys")
+
+
+def _key(raw: object, where: str) -> Key:
+    key = build(Key, raw, where)
+    for name in ("requests_per_minute", "tokens_per_day", "at_once"):
+        limit = getattr(key, name)
+        if limit is not None and limit < 1:
+            raise Garbled(f"{where}.{name} is {limit}; at least 1, or null for no limit")
+    if unknown := [scope for scope in key.scopes if scope not in SCOPES]:
+        raise Garbled(f"{where}.scopes has {unknown[0]!r}, none of {', '.join(SCOPES)}")
+    return key
 
 
 def add_key(paths: Paths, key: Key) -> tuple[Key, str]:

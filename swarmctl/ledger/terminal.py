@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
+from swarmctl.typed import Garbled, build, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -61,8 +62,8 @@ def remember(paths: Paths, terminal: str, last: Last) -> None:
 def recall(paths: Paths, terminal: str) -> Last | None:
     """What `remember` noted for this terminal, or None."""
     try:
-        return Last(**json.loads(_file(paths, terminal).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        return build(Last, load(_file(paths, terminal)))
+    except (OSError, Garbled):
         return None
 
 
