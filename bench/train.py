@@ -155,17 +155,17 @@ def show(found, short, epochs: int) -> None:
                      for side in (0, 1)),
              spread([100 * (ours[key] / hand[key] - 1) for hand, ours in found], "+.1f", " %"))
             for name, key, unit, scale in names]
-    rows.append((f"{FEW} epochs: the whole command", *(spread([pair[side]["wall"] for pair in short], ".1f", " s")
-                                                   for side in (0, 1)),
+    rows.append((f"{FEW} epochs: the whole command",
+                 *(spread([pair[side]["wall"] for pair in short], ".1f", " s") for side in (0, 1)),
                  spread([ours["wall"] - hand["wall"] for hand, ours in short], "+.1f", " s")))
     every = [ours for _, ours in (*short, *found)]
     fixed = spread([one["before"] + one["after"] for one in every], ".1f", " s")
     rows.append(("fixed cost: before the job and after it", "", fixed, ""))
     header = ("", "TRL by hand", "swarmctl train", "more")
     table.show("Training", f"python {' '.join(('bench/train.py', *sys.argv[1:]))}", header, rows,
-               f"Median (least to most) of {len(found)} rounds of {epochs} epochs, both at once on a core each, "
-               f"and of {len(short)} rounds of {FEW} in turn. {ROWS} rows, recipe tiny-dpo, one thread. Fixed "
-               f"cost: {parts(every)}.")
+               f"Median (least to most) of {len(found)} rounds of {epochs} epochs, both at once on a core "
+               f"each, and of {len(short)} rounds of {FEW} in turn. {ROWS} rows, recipe tiny-dpo, one "
+               f"thread. Fixed cost: {parts(every)}.")
 
 
 def parts(every) -> str:

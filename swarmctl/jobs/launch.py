@@ -7,8 +7,11 @@ second whether the run's lock is still held.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
+import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -27,7 +30,8 @@ LOOK_EVERY = 1.0
 STATIC = 1800  # seconds that hosts wait for each other
 #: how gloo, NCCL and torch's store say that another process is there no more
 LOST = re.compile(r"Connection (?:reset|closed|refused)[^.\n]*|Broken pipe|Timed out[^.\n]*|failed to recv"
-                  r"|remote process exited|[Ss]ocket [Tt]imeout")
+                  r"|remote process exited|[Ss]ocket [Tt]imeout|Connection timed out|No route to host")
+SIOCGIFADDR = 0x8915  # netdevice(7)
 
 
 def launch(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
@@ -39,6 +43,8 @@ def launch(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
     environ = {**os.environ, "OMP_NUM_THREADS": str(spec.threads or 1)}
     if spec.deepspeed and spec.threads:  # threads are bounded where there is no GPU
         environ["DS_ACCELERATOR"] = "cpu"
+    if spec.node and (name := interface(spec.node.address)):
+        environ.setdefault("GLOO_SOCKET_IFNAME", name)
     process = subprocess.Popen(argv(spec, stage), cwd=folder.path, env=environ, stdin=subprocess.DEVNULL)
     try:
         status = process.wait()
@@ -64,6 +70,29 @@ def argv(spec: Spec, stage: str) -> tuple[str, ...]:
                  f"--rdzv-conf=timeout={STATIC}")
     return (sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={spec.processes}",
             "-m", "swarmctl.jobs.launch", "spec.json", stage)
+
+
+def interface(address: str) -> str | None:
+    """The network interface that leads to an address; None where that cannot be told (Linux and IPv4 only).
+
+    gloo listens where the host's own name resolves to, which is loopback on many a host (Debian writes
+    127.0.1.1): the others would find nobody there.
+    """
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect((address, 1))  # a datagram socket sends nothing by this
+            mine = sock.getsockname()[0]
+            return next((name for _, name in socket.if_nameindex() if _address(sock, name) == mine), None)
+    except OSError:
+        return None
+
+
+def _address(sock: socket.socket, name: str) -> str | None:
+    try:
+        found = fcntl.ioctl(sock.fileno(), SIOCGIFADDR, struct.pack("256s", name.encode()[:15]))
+    except OSError:  # an interface without an address
+        return None
+    return socket.inet_ntoa(found[20:24])
 
 
 def worker(path: Path, stage: str) -> None:
