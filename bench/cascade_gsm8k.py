@@ -22,7 +22,7 @@ import numpy as np
 from apgr import apgr, cpt, interval
 
 from swarmctl.routing.calibration import FEWEST, Heard, fit
-from swarmctl.routing.confidence import SIGNALS, Trail, believe
+from swarmctl.routing.confidence import SIGNALS, WHOLE, Trail, believe
 from swarmctl.routing.signs import SIGNS, signs
 
 DATA = Path(__file__).parent / "routing" / "gsm8k.csv.gz"
@@ -124,7 +124,7 @@ def main():
             show(f"signs, {n} labels", folds(found, n), found.weak, found.strong)
     tune = np.nonzero(rows.half == 0)[0]
     _, curve = doubts(rows, tune, tune)
-    named = zip(SIGNS, curve.weights[-1][len(SIGNALS):], strict=True)
+    named = zip(SIGNS, curve.weights[WHOLE][len(SIGNALS):], strict=True)
     print(f"\nFitted on the tuning half ({len(tune)} labels; fewer than {FEWEST} make no curve), judged by "
           f"{curve.by}, gain {curve.gain:.3f} nats (at least {curve.gain_low:.3f}).\nWeights: "
           + ", ".join(f"{name} {weight:+.2f}" for name, weight in named))

@@ -27,7 +27,7 @@ from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
 from swarmctl.ledger.heard import NAMES, read_curves
 from swarmctl.paths import Paths
 from swarmctl.routing.cascade import TOGETHER, Stakes, hopeless, plan
-from swarmctl.routing.confidence import SIGNALS, STAGES, WHOLE, log_odds, probability
+from swarmctl.routing.confidence import OF_QUESTION, SIGNALS, STAGES, WHOLE, log_odds, probability
 from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.named import runtime
@@ -164,8 +164,9 @@ class Seen:
 def curve(shift, speaks=True):
     """A curve that is as sure as `shift` of every answer, and tells much."""
     stage, whole = [shift] + [0.0] * (len(SIGNALS) - 1), [shift] + [0.0] * (len(NAMES) - 1)
-    return {"weights": [stage] * WHOLE + [whole], "information": [2.0] * WHOLE + [6.0], "ratings": 100,
-            "gain": 0.2, "gain_low": 0.1 if speaks else -0.1, "by": "probabilities"}
+    return {"weights": [stage] * WHOLE + [whole, [0.0] * OF_QUESTION], "sorted": [], "ratings": 100,
+            "information": [2.0] * WHOLE + [6.0], "gain": 0.2, "gain_low": 0.1 if speaks else -0.1,
+            "by": "probabilities"}
 
 
 class Home:
@@ -441,16 +442,17 @@ def test_ctrl_c_while_it_is_held_is_recorded_as_cancelled(home, servers):
 
 def test_a_swarm_that_is_rated_learns_to_cascade(home):
     """From nothing: answers are heard, people rate them, the curve speaks, and the next question is small
-    first."""
-    rooms = [f"Which room does {name} have?" for name in (
-        "Anna", "Ben", "Carl", "Dora", "Emil", "Fay", "Gus", "Hana", "Ivo", "Jan", "Kim", "Lea", "Max",
-        "Nora", "Otto", "Paul", "Rosa", "Sam", "Tom", "Una")]
+    first. Here the half that the model was surer of is good, which no question tells of itself."""
     capitals = [f"What is the capital of {country}?" for country in (
         "France", "Spain", "Italy", "Germany", "Poland", "Japan", "China", "India", "Egypt", "Kenya", "Peru",
-        "Chile", "Cuba", "Norway", "Sweden", "Finland", "Greece", "Austria", "Hungary", "Portugal")]
-    for question in rooms + capitals:
-        row = home.put(Asked(question, model="tiny-small", temperature=0.0, max_tokens=40))
-        good = question in capitals
+        "Chile", "Cuba", "Norway", "Sweden", "Finland", "Greece", "Austria", "Hungary", "Portugal", "Brazil",
+        "Canada", "Ghana", "Iran", "Iraq", "Nepal", "Oman", "Qatar", "Syria", "Turkey", "Ukraine", "Vietnam",
+        "Laos", "Malta", "Niger", "Libya", "Ireland", "Iceland", "Belgium", "Bolivia")]
+    rows = [home.put(Asked(question, model="tiny-small", temperature=0.0, max_tokens=40))
+            for question in capitals]
+    rows.sort(key=lambda row: row.route["cascade"]["heard"]["trail"]["total"])
+    for place, row in enumerate(rows):
+        good = place >= len(rows) / 2
         rate(home.paths, Opinion("up" if good else "down"), terminal="t", now=time.time(), id_part=row.id)
     route.fit(home.paths, time.time, lambda _: None, wait=5)
     assert read_curves(home.paths).of("digest-small", "routine").speaks

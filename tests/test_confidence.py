@@ -15,6 +15,8 @@ from swarmctl.ledger.heard import heard, heard_record, read_curves, refit
 from swarmctl.ledger.journal import append
 from swarmctl.routing.calibration import FEWEST, Heard, fit
 from swarmctl.routing.confidence import (
+    ASKED,
+    OF_QUESTION,
     SIGNALS,
     STAGES,
     WHOLE,
@@ -45,14 +47,14 @@ def answers(count, seed, *, speaks=True, digest="small", before=0.5):
 
 @given(logprobs)
 def test_signals_are_finite_and_a_trail_needs_no_list(values):
-    found = follow(values).signals()
+    found = follow(values).signals(0.5)
     assert len(found) == len(SIGNALS)
     assert all(math.isfinite(one) for one in found)
     assert len(follow(values).beginning) <= STAGES[-1]
 
 
 def test_less_likely_tokens_are_less_sure():
-    sure, unsure = follow([-0.1, -0.01, -0.01]).signals(), follow([-0.1, -0.01, -3.0]).signals()
+    sure, unsure = follow([-0.1, -0.01, -0.01]).signals(0.5), follow([-0.1, -0.01, -3.0]).signals(0.5)
     at = {name: place for place, name in enumerate(SIGNALS)}
     assert unsure[at["least"]] < sure[at["least"]]
     assert unsure[at["whole"]] < sure[at["whole"]]
@@ -61,6 +63,7 @@ def test_less_likely_tokens_are_less_sure():
 
 def test_each_length_has_its_stage_and_the_whole_its_own():
     assert [stage_of(tokens) for tokens in (1, 2, 3, 4, 63, 64, 1000)] == [0, 1, 1, 2, 5, 6, 6]
+    assert stage_of(0) == ASKED
     assert stage_of(3, whole=True) == WHOLE
 
 
@@ -116,7 +119,7 @@ def test_ratings_choose_between_probabilities_and_text():
         rows.append(Heard("small", "routine", 0.5, trail, (slips, *NO_SIGNS[1:]), float(good)))
     curve = fit(rows).of("small", "routine")
     assert curve.by == "text"
-    assert curve.weights[-1][1:len(SIGNALS)] == (0.0,) * (len(SIGNALS) - 1)
+    assert curve.weights[WHOLE][OF_QUESTION:len(SIGNALS)] == (0.0,) * (len(SIGNALS) - OF_QUESTION)
     assert fit(list(answers(200, 8))).of("small", "routine").by != "text"
 
 

@@ -19,6 +19,7 @@ from swarmctl.exchange import Attempt
 from swarmctl.ledger.heard import heard_record, read_curves, trail_record
 from swarmctl.routing.cascade import Stakes, hopeless, plan
 from swarmctl.routing.confidence import STAGES, Trail, believe
+from swarmctl.routing.features import read_features
 from swarmctl.routing.signs import signs
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from swarmctl.routing.cascade import Plan
     from swarmctl.routing.confidence import Curve, Curves
     from swarmctl.routing.cost import Price, Route
+    from swarmctl.routing.features import Features
 
     AskOn = Callable[
         [Route, Sink, Callable[[Chunk], None] | None, Callable[[Price], None] | None], Outcome]
@@ -54,7 +56,8 @@ class Cascade:
         if why := _why_not(swarm, request) or barred:
             self.said = {"decision": "direct", "why": why}
             return
-        self.choice, why = _choose(swarm, way, category, read_curves(swarm.paths))
+        self.choice, why = _choose(swarm, way, category, read_curves(swarm.paths),
+                                   read_features(_asked(request)))
         self.said = {"decision": "direct", "why": why}
         if self.choice:
             small = self.choice.small
@@ -312,7 +315,8 @@ def _why_not(swarm: Swarm, request: ChatRequest) -> str:
     return ""
 
 
-def _choose(swarm: Swarm, way: Route, category: Category, curves: Curves) -> tuple[_Choice | None, str]:
+def _choose(swarm: Swarm, way: Route, category: Category, curves: Curves,
+            features: Features) -> tuple[_Choice | None, str]:
     """The small model that is worth asking first and the large one behind it; or None, and why not."""
     why = "no other model stands behind it"
     best: _Choice | None = None
@@ -323,7 +327,7 @@ def _choose(swarm: Swarm, way: Route, category: Category, curves: Curves) -> tup
         if not dearer:
             continue
         large = min(dearer, key=lambda p: _linear(swarm, p))
-        curve = curves.of(small.candidate.digest, category)
+        curve = curves.of(small.candidate.digest, category, features)
         if curve is None:
             why = f"too few ratings say what {small.candidate.model}'s confidence means"
         elif not curve.speaks:
@@ -365,7 +369,7 @@ def _stakes(swarm: Swarm, small: Price, large: Price, curve: Curve) -> Stakes:
     seconds = small.decode / tokens
     at = [float(stage) for stage in STAGES if stage < tokens]
     return Stakes(
-        before=small.good, large=large.good, start=small.wait - small.decode,
+        before=believe(curve, small.good, Trail()), large=large.good, start=small.wait - small.decode,
         token=seconds + small.energy / tokens, tokens=tokens, direct=_waits(large),
         bad=swarm.tariff.bad_answer, at=(*at, tokens),
         information=(*curve.information[:len(at)], curve.information[-1]), token_seconds=seconds)

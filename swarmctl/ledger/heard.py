@@ -14,7 +14,8 @@ from swarmctl.atomic import write_whole
 from swarmctl.errors import LedgerError
 from swarmctl.ledger.scores import GARBAGE
 from swarmctl.routing.calibration import Heard, fit
-from swarmctl.routing.confidence import SIGNALS, STAGES, WHOLE, Curve, Curves, Trail
+from swarmctl.routing.confidence import OF_QUESTION, SIGNALS, STAGES, WHOLE, Curve, Curves, Sorts, Trail
+from swarmctl.routing.features import read_features
 from swarmctl.routing.signs import SIGNS
 
 if TYPE_CHECKING:
@@ -48,7 +49,8 @@ def read_curves(paths: Paths) -> Curves:
             return Curves()
         models = {str(digest): {str(category): _curve(one) for category, one in by.items()}
                   for digest, by in raw["models"].items()}
-        return Curves(_curve(raw["pooled"]) if raw["pooled"] else None, models)
+        sorts = _sorts(raw["sorts"]) if raw.get("sorts") else None
+        return Curves(_curve(raw["pooled"]) if raw["pooled"] else None, models, sorts)
     except (OSError, *GARBAGE):
         return Curves()
 
@@ -84,19 +86,31 @@ def _heard(opinion: Opinion) -> Heard | None:
         if len(signs) != len(SIGNS):
             return None
         return Heard(opinion.digest, opinion.category, float(said["before"]), trail, signs, opinion.good,
-                     opinion.weight)
+                     opinion.weight, read_features(opinion.question))
     except GARBAGE:
         return None
 
 
 def _curve(raw: Mapping[str, Any]) -> Curve:
-    weights = tuple(tuple(float(w) for w in stage) for stage in raw["weights"])
+    weights = _rows(raw["weights"])
+    by_sort = tuple(_rows(stage) for stage in raw["sorted"])
     information = tuple(float(one) for one in raw["information"])
-    lengths = [len(SIGNALS)] * WHOLE + [len(NAMES)]
-    if [len(stage) for stage in weights] != lengths or len(information) != WHOLE + 1:
+    lengths = [len(SIGNALS)] * WHOLE + [len(NAMES), OF_QUESTION]
+    stages = zip(lengths, by_sort, strict=True) if by_sort else ()
+    if ([len(stage) for stage in weights] != lengths or len(information) != WHOLE + 1
+            or any(len(row) != length for length, rows in stages for row in rows)):
         raise ValueError(raw)
     return Curve(weights, information, int(raw["ratings"]), float(raw["gain"]), float(raw["gain_low"]),
-                 str(raw["by"]))
+                 str(raw["by"]), by_sort)
+
+
+def _sorts(raw: Mapping[str, Any]) -> Sorts:
+    centre, scale = _rows([raw["centre"], raw["scale"]])
+    return Sorts(centre, scale, _rows(raw["landmarks"]), _rows(raw["back"]))
+
+
+def _rows(raw: Sequence[Sequence[Any]]) -> tuple[tuple[float, ...], ...]:
+    return tuple(tuple(float(value) for value in row) for row in raw)
 
 
 def _file(paths: Paths) -> Path:

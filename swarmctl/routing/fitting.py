@@ -82,14 +82,14 @@ def fit(rated: Sequence[Rated], prompts: Sequence[Features], models: Mapping[str
     rows = tuple(one for one in rated if one.model in names)
     if not rows:
         raise ValueError("no rating of a known model")
-    look = _Look.of(prompts, vectors)
-    chosen, factor = _pivoted(look, min(LANDMARKS, COLUMNS // (len(names) + 1)))
+    look = Look.of(prompts, vectors)
+    chosen, factor = pivoted(look, min(LANDMARKS, COLUMNS // (len(names) + 1)))
     problem = _Problem(rows, names, models, look, factor)
     return _collapsed(problem, look, chosen, factor, prompts[0].embedder if vectors else "")
 
 
 @dataclass(frozen=True, slots=True)
-class _Look:
+class Look:
     """The prompts as the kernel sees them: standardised counts, and vectors on their axes."""
 
     centre: Array
@@ -99,7 +99,8 @@ class _Look:
     vectors: Array
 
     @classmethod
-    def of(cls, prompts: Sequence[Features], vectors: bool) -> _Look:
+    def of(cls, prompts: Sequence[Features], vectors: bool) -> Look:
+        """Look at prompts, of which each has a vector where `vectors` is set."""
         import numpy as np
 
         raw = np.array([one.surface for one in prompts], dtype=float)
@@ -128,7 +129,7 @@ class _Look:
         return SURFACE_PART * surface + VECTOR_PART * near
 
 
-def _pivoted(look: _Look, most: int) -> tuple[list[int], Array]:
+def pivoted(look: Look, most: int) -> tuple[list[int], Array]:
     """Which prompts stand for all, and the factor F of the kernel: K is about F Fᵀ."""
     import numpy as np
 
@@ -154,7 +155,7 @@ class _Problem:
     `variances(strength)`. Columns: each model, its categories, its length; difficulty; each model's own."""
 
     def __init__(self, rows: Sequence[Rated], names: tuple[str, ...], models: Mapping[str, Model],
-                 look: _Look, factor: Array) -> None:
+                 look: Look, factor: Array) -> None:
         import numpy as np
 
         self.names, self.size = names, factor.shape[1]
@@ -261,7 +262,7 @@ def _solved(problem: _Problem) -> tuple[Array, Array, tuple[float, float]]:
     return mean, covariance, (float(strengths[0]), float(strengths[1]))
 
 
-def _collapsed(problem: _Problem, look: _Look, chosen: Sequence[int], factor: Array, embedder: str) -> Head:
+def _collapsed(problem: _Problem, look: Look, chosen: Sequence[int], factor: Array, embedder: str) -> Head:
     import numpy as np
 
     mean, covariance, strengths = _solved(problem)
