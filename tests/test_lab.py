@@ -140,6 +140,20 @@ def test_a_killed_sshd_leaves_what_it_started(lab):
     assert runs(lab, "worlock", "echo", "in") == "in"
 
 
+def test_a_process_that_only_has_its_number_is_not_its_sshd(lab):
+    """Numbers come around again within minutes on a busy machine."""
+    host = lab.host("worlock")
+    host.kill_sshd()
+    with subprocess.Popen(("sleep", "600")) as stranger:
+        (host.folder / "sshd.pid").write_text(f"{stranger.pid}\n")
+        assert host.state().sshd is None
+        host.stop()
+        assert stranger.poll() is None
+        host.start()
+        assert host.state().greets
+        stranger.kill()
+
+
 def test_the_inventory_is_one_that_swarmctl_reads(lab_loopback):
     read = inventory(lab_loopback)
     assert [host.name for host in read.hosts] == ["worlock", "spinoza", "calisota"]

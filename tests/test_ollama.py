@@ -143,8 +143,8 @@ def test_a_loaded_model_is_ready_because_it_generated_a_token(server):
 
 def test_a_schema_binds_the_answer_and_max_tokens_cut_it(server):
     schema = {"type": "object", "properties": {"n": {"type": "boolean"}}, "required": ["n"]}
-    chunks = list(Ollama().chat(server.endpoint("large"), say("2 + 2", schema=schema, max_tokens=60),
-                                **WAITS))
+    chunks = list(Ollama().chat(server.endpoint("large"), say("2 + 2", schema=schema, max_tokens=60,
+                                                              temperature=0.0), **WAITS))
     assert isinstance(json.loads("".join(chunk.text for chunk in chunks))["n"], bool)
     cut = list(Ollama().chat(server.endpoint("large"), say("hello", max_tokens=1), **WAITS))
     assert cut[-1].finish == "length"

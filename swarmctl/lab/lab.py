@@ -74,7 +74,7 @@ class LabHost:
             pid = int((self.folder / "sshd.pid").read_text(encoding="ascii"))
         except (FileNotFoundError, ValueError):
             return None
-        return pid if processes.alive(pid) else None
+        return pid if processes.runs(pid, str(self.folder / "sshd_config")) else None
 
     def state(self) -> HostState:
         """How it is right now."""

@@ -56,6 +56,19 @@ def alive(pid: int) -> bool:
     return not _zombie(pid)
 
 
+def runs(pid: int, word: str) -> bool:
+    """Whether a process runs whose command line has `word` in it: a number from a file may be another's by
+    now."""
+    if not alive(pid):
+        return False
+    if not PROC.is_dir():
+        return any(found == pid and word in line for found, line in _ps("pid=,command="))
+    try:
+        return word.encode() in (PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def send(pids: Iterable[int], number: signal.Signals) -> None:
     """Signal processes; those that have ended are passed over."""
     for pid in pids:
