@@ -25,7 +25,7 @@ def newcomer(tmp_path, llamacpp_bin):
         cli.environ.pop(name, None)
     cli.environ.update({"HOME": str(home), "XDG_CACHE_HOME": str(cache)})
     yield cli
-    cli.run("down", status=0 if cli.paths.fleet.exists() else 2)
+    cli.run("down", status=0 if cli.paths.this_machine.exists() else 2)
 
 
 def test_a_first_question_is_answered_and_says_how_to_get_a_real_swarm(newcomer):
@@ -62,6 +62,16 @@ def test_an_inventory_that_is_named_must_be_there(newcomer):
     for command in (("ask", "hello"), ("serve", "--port", "0")):
         said = newcomer.run("--inventory", "/no/such/inventory.yaml", *command, status=2).stderr
         assert "there is no inventory at /no/such/inventory.yaml" in said
+
+
+def test_init_writes_an_inventory_beside_this_machine_and_says_what_still_runs(newcomer):
+    newcomer.run("ask", "hello", limit=800)
+    said = newcomer.run("init", "--no-discover").stderr
+    assert f"wrote {newcomer.paths.inventory}" in said
+    stop = f"swarmctl -i {newcomer.paths.this_machine} down"
+    assert stop in said
+    assert "this-machine" in newcomer.run(*stop.split()[1:]).stdout
+    newcomer.paths.inventory.unlink()
 
 
 def test_an_inventory_of_ones_own_takes_over(newcomer):

@@ -22,7 +22,6 @@ from swarmctl.verbs.ask import ask as ask_verb
 if TYPE_CHECKING:
     from swarmctl.cli.context import Context
     from swarmctl.dispatch.swarm import Swarm
-    from swarmctl.fleet.snapshot import Fleet
 
 #: A bigger attachment is a corpus, and belongs to bulk work.
 MAX_ATTACHMENT = 8 << 20
@@ -132,15 +131,11 @@ def find_inventory(context: Context) -> Path:
     if context.inventory not in (here, context.paths.inventory):
         raise UsageError(f"there is no inventory at {context.inventory}",
                          hint="--inventory, or SWARMCTL_INVENTORY, names it")
-    fleet = read_fleet(context.paths.fleet)
-    if context.inventory == here:
-        if fleet is None or fleet.inventory != str(here) or not _listens(fleet):
-            _serve_here(context)
-        return here
-    if fleet is None:
+    if context.inventory != here and read_fleet(context.paths.fleet) is not None:
+        return context.inventory
+    if not listens_here(context):
         _serve_here(context)
-        return here
-    return context.inventory
+    return here
 
 
 def _serve_here(context: Context) -> None:
@@ -161,10 +156,15 @@ def _serve_here(context: Context) -> None:
             raise report.error
 
 
-def _listens(fleet: Fleet) -> bool:
-    """Whether any server of this machine still takes connections."""
+def listens_here(context: Context) -> bool:
+    """Whether this machine stands in for an inventory, and any of its servers takes connections."""
     import socket
 
+    from swarmctl.fleet.snapshot import read_fleet
+
+    fleet = read_fleet(context.paths.fleet)
+    if fleet is None or fleet.inventory != str(context.paths.this_machine):
+        return False
     for port in (served.port for entry in fleet.hosts for served in entry.served):
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1.0).close()

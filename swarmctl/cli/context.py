@@ -30,6 +30,11 @@ class Context:
         paths = Paths.from_environ(os.environ)
         return cls(paths, os.environ, _inventory(paths, inventory))
 
+    @property
+    def own_inventory(self) -> Path:
+        """The inventory that a person writes, never the stand-in of this machine."""
+        return self.paths.inventory if self.inventory == self.paths.this_machine else self.inventory
+
 
 def _inventory(paths: Paths, given: str | None) -> Path:
     """The inventory that was named, else the person's own, else the stand-in of this machine where there is

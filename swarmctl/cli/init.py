@@ -40,7 +40,7 @@ def init(
     from swarmctl.verbs.init import Wishes, draft_inventory, write_inventory
 
     context: Context = ctx.obj
-    path = Path(out).expanduser().absolute() if out else context.inventory
+    path = Path(out).expanduser().absolute() if out else context.own_inventory
     if out != "-" and path.exists() and not force:
         raise UsageError(f"{path} exists", hint="--force sets it aside; --out FILE writes elsewhere")
     named = tuple(part.strip() for part in (hosts or "").split(",") if part.strip())
@@ -53,6 +53,7 @@ def init(
         if aside:
             typer.echo(f"the old one is now {aside}", err=True)
         typer.echo(f"wrote {path}: edit it, then `swarmctl up --dry-run`", err=True)
+        _mention_this_machine(context)
     _verdict(draft)
 
 
@@ -60,6 +61,15 @@ def _report(found: Found) -> None:
     from swarmctl.verbs.init import describe
 
     typer.echo(describe(found), err=True)
+
+
+def _mention_this_machine(context: Context) -> None:
+    """Say how to stop the servers that answered while there was no inventory."""
+    from swarmctl.cli.ask import listens_here
+
+    if listens_here(context):
+        typer.echo(f"what answered until now still runs: swarmctl -i {context.paths.this_machine} down",
+                   err=True)
 
 
 def _verdict(draft: Draft) -> None:
