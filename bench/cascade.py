@@ -1,26 +1,28 @@
 """Small first, over the lab's two tiny models: quality and cost of four ways to answer the same questions.
 
-    python bench/cascade.py [llamacpp|ollama] [QUESTIONS] [LABELS]
+    python bench/cascade.py [llamacpp|ollama] [QUESTIONS] [LABELS] [MIX ...]
 
 The two models are equally cheap in seconds on one machine, so their hosts are made unequal: the large one's
 gets 1.5 % of a CPU at 380 W, the small one's 15 % at 45 W. The large one then takes about ten times as long
 for an answer, as 30 billion parameters do against 3. A bad answer costs 4 s, about as many times the large
 model's answer as by the defaults (60 s against 10 s); both were set by a pilot of 20 questions that looked at
 seconds alone. What a bad answer costs says how much quality is given for time, so the cascade is also shown
-where it costs three and nine times as much: as good as the large model it is to be somewhere on that line.
+where it costs two and three times as much: as good as the large model it is to be somewhere on that line.
 With Ollama both shares are four times as large, and a bad answer costs a quarter: with less it once gave no
 answer within 30 s.
 
-Questions are the tiny family's own, from its held-out tenth; those that are rated and those that are asked
-are disjoint. `everyday` has 60 % routine, 25 % complex, 15 % code; `even` has every kind alike. All is asked
-greedily, through `dispatch.question.put`. A cost is what a question's answer took, a small model's part that
-was thrown away included: measured seconds, watt hours at load, and both as seconds by the router's tariff.
+Questions are the tiny family's own, from that half of its held-out tenth which nothing was tuned on (by a
+hash of what they ask); those that are rated and those that are asked are disjoint. `everyday` has 60 %
+routine, 25 % complex, 15 % code; `even` has every kind alike. All is asked greedily, through
+`dispatch.question.put`. A cost is what a question's answer took, a small model's part that was thrown away
+included: measured seconds, watt hours at load, and both as seconds by the router's tariff.
 
 Needs SWARMCTL_TEST_LLAMACPP, or SWARMCTL_TEST_OLLAMA.
 """
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import sys
 import tempfile
@@ -44,8 +46,8 @@ from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
 from swarmctl.ledger.heard import heard, read_curves
 from swarmctl.ledger.routers import read_opinions
 from swarmctl.paths import Paths
-from swarmctl.routing.calibration import BY, fit, weights_of
-from swarmctl.routing.confidence import STAGES
+from swarmctl.routing.calibration import BY, Rows, fit, left_out
+from swarmctl.routing.confidence import ASKED, OF_QUESTION, STAGES, WHOLE
 from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.named import runtime
@@ -59,8 +61,8 @@ MIXES = {
     "everyday": {"capital": 20, "spelling": 20, "chat": 20, "sum": 9, "count": 8, "reading": 8, "code": 15},
     "even": dict.fromkeys(KINDS, 1),
 }
-POLICIES = {"always small": 1, "always large": 1, "static": 1, "cascade": 1, "cascade, 3 times": 3,
-            "cascade, 9 times": 9}  # and how many times as much a bad answer costs
+POLICIES = {"always small": 1, "always large": 1, "static": 1, "cascade": 1, "cascade, twice": 2,
+            "cascade, 3 times": 3}  # and how many times as much a bad answer costs
 LONGEST = 64
 CHECK = "Is that right? Answer yes or no."
 
@@ -104,10 +106,17 @@ def questions(mix, count, seed, known):
         if len(found) == count:
             break
         task = draw(rng.choices(kinds, shares)[0], rng, held_out=True)
+        if not untouched(task):
+            continue
         if task.kind == "chat" or task.question not in known:
             known.add(task.question)
             found.append(task)
     return found
+
+
+def untouched(task):
+    """Whether it is of the half that nothing was tuned on."""
+    return hashlib.sha1(task.key.encode()).digest()[0] % 2 == 1
 
 
 def learn(home, tasks):
@@ -197,22 +206,22 @@ def signals_table(samples, check):
     """What each signal tells of answers that it was not fitted on, beside the belief before."""
     good = np.array([one.good for one in samples])
     before = np.array([one.before for one in samples])
-    odds = np.log(before / (1 - before))
-    whole = np.array([(*one.trail.signals(), *one.signs) for one in samples])
-    designs = {"answer-token probabilities": whole[:, list(BY["probabilities"])],
-               "answer text": whole[:, list(BY["text"])], "probabilities and text": whole,
-               "one-token self-check": np.c_[np.ones(len(good)), check]}
+    rows = Rows(samples)
+    checked = Rows(samples)
+    checked.x[WHOLE] = np.c_[checked.x[ASKED], check - check.mean()]
+    both = tuple(range(rows.x[WHOLE].shape[1]))
+    ways = {"the belief before, put right by the sort of question": (rows, ASKED, both[:OF_QUESTION]),
+            "answer-token probabilities": (rows, WHOLE, BY["probabilities"]),
+            "answer text": (rows, WHOLE, BY["text"]), "probabilities and text": (rows, WHOLE, both),
+            "one-token self-check": (checked, WHOLE, tuple(range(OF_QUESTION + 1)))}
     print(f"\nsignals of the small model, {len(good)} rated answers, {good.mean():.0%} right\n")
     print("| signal | gain over the belief before, nats [90 %] | AUC | expected calibration error |")
     print("|---|---|---|---|")
-    print(f"| none (the belief before) | 0 | {auc(odds, good):.2f} | {ece(before, good):.3f} |")
-    for name, x in designs.items():
-        said = np.zeros(len(good))
-        for fold in range(5):
-            out = np.arange(len(good)) % 5 == fold
-            said[out] = x[out] @ weights_of(x[~out], odds[~out], good[~out], np.zeros(x.shape[1]),
-                                            np.ones(sum(~out)))
-        p = 1 / (1 + np.exp(-(odds + said)))
+    print(f"| none (the belief before) | 0 | {auc(before, good):.2f} | {ece(before, good):.3f} |")
+    everyone = list(range(len(good)))
+    for name, (those, stage, columns) in ways.items():
+        said = left_out(those, stage, (everyone,), everyone, columns)
+        p = 1 / (1 + np.exp(-(rows.before + said)))
         gain = _likelihood(p, good) - _likelihood(before, good)
         error = 1.645 * gain.std(ddof=1) / len(gain) ** 0.5
         print(f"| {name} | {gain.mean():+.3f} [{gain.mean() - error:+.3f}, {gain.mean() + error:+.3f}] | "
@@ -258,14 +267,14 @@ def main():
     try:
         for host, model in (("spinoza", "small"), ("calisota", "large")):
             servers[host] = Server(kind, model, 1.0, WATTS[model])
-        run(kind, folder, servers, count, labels)
+        run(kind, folder, servers, count, labels, sys.argv[4:] or MIXES)
     finally:
         for server in servers.values():
             server.stop()
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run(kind, folder, servers, count, labels):
+def run(kind, folder, servers, count, labels, mixes):
     known: set[str] = set()
     home = Home(folder / "home", servers, Policy(explore=0.0, cascade=True, hedge=False))
     learned = learn(home, questions("even", labels, "labels", known))
@@ -289,7 +298,7 @@ def run(kind, folder, servers, count, labels):
     homes = {name: home.copy(name, Policy(explore=0.0, cascade=name.startswith("cascade"), hedge=False),
                              BAD_ANSWER * times / FASTER[kind]) for name, times in POLICIES.items()}
     rng = np.random.default_rng(0)
-    for mix in MIXES:
+    for mix in mixes:
         show(mix, measure(homes, questions(mix, count, f"asked {mix}", set(known))), rng)
 
 

@@ -26,12 +26,14 @@ if TYPE_CHECKING:
     from swarmctl.paths import Paths
 
 NAMES = (*SIGNALS, *SIGNS)
+#: Rated answers that are fitted, the newest, which bounds the time of it.
+MOST = 4000
 
 
 def refit(paths: Paths, before: Mapping[tuple[str, str], float] | None = None) -> Curves:
     """Fit the curves on all ratings so far and store them. `before` is what was to be believed before each
     answer, by (opinion, exchange); where it says nothing, what was recorded then. Raises LedgerError."""
-    curves = fit(list(heard(paths, before or {})))
+    curves = fit(list(heard(paths, before or {}))[-MOST:])
     raw = {"names": NAMES, "stages": STAGES, **asdict(curves)}
     try:
         write_whole(_file(paths), json.dumps(raw))

@@ -4,7 +4,7 @@ MAP logistic regression by Newton's method, level upon level: all models, then e
 categories, every level pulled towards the one above it. A level counts all of its answers, those that the
 next one counts again among them; giving each answer to one level alone shrank too much (on 150 answers of the
 tiny models it gained .07 nats a new answer against .09). What a curve is worth is measured on answers it was
-not fitted on (FOLDS folds): the mean gain in log-likelihood over the belief before the answer, which is how
+not fitted on (FOLDS folds): the mean gain in log-likelihood over what the question alone tells, which is how
 much better calibrated one is for having heard the model's confidence. That gain also chooses what a model's
 whole answers are judged by: the probabilities of their tokens, their text, or both.
 """
@@ -76,7 +76,7 @@ def fit(heard: Sequence[Heard]) -> Curves:
     """The curves of all models that were rated. No curve at all below FEWEST ratings."""
     if len(heard) < FEWEST:
         return Curves()
-    rows = _Rows(heard)
+    rows = Rows(heard)
     everyone = list(range(len(heard)))
     pooled = _curve(rows, (everyone,))
     models: dict[str, Mapping[str, Curve]] = {}
@@ -106,7 +106,7 @@ def weights_of(x: Any, before: Any, good: Any, centre: Any, counts: Any, pull: A
     return weights
 
 
-class _Rows:
+class Rows:
     """The samples as arrays: signals at every stage, those of the whole with the signs behind, those of the
     question alone; how each question is sorted; log-odds before, outcomes. Answers to one question are in one
     fold."""
@@ -167,7 +167,7 @@ def _sorted(heard: Sequence[Heard]) -> tuple[Sorts | None, Any]:
     return Sorts(tuple(look.centre.tolist()), tuple(look.scale.tolist()), *map(tuple, rows)), factor
 
 
-def _within(rows: _Rows, levels: tuple[list[int], ...], whole: Curve) -> Curve:
+def _within(rows: Rows, levels: tuple[list[int], ...], whole: Curve) -> Curve:
     """The curve of a category of a model whose own is `whole`. Few ratings cannot prove that it speaks: where
     they do not speak against it, the model's word stands; what it tells lies between its own and the
     model's."""
@@ -179,7 +179,7 @@ def _within(rows: _Rows, levels: tuple[list[int], ...], whole: Curve) -> Curve:
     return replace(own, information=rising(told), gain_low=low)
 
 
-def _curve(rows: _Rows, levels: tuple[list[int], ...], by: str = "") -> Curve:
+def _curve(rows: Rows, levels: tuple[list[int], ...], by: str = "") -> Curve:
     """Fit the curve of the last of the levels; `by` is what whole answers are to be judged by."""
     judged = levels[-1]
     likelier = {one: _gains(rows, levels, judged, BY[one]) for one in ([by] if by else BY)}
@@ -187,8 +187,8 @@ def _curve(rows: _Rows, levels: tuple[list[int], ...], by: str = "") -> Curve:
     gains = likelier[by]
     error = float(gains.std(ddof=1)) / len(judged) ** 0.5 if len(judged) > 1 else 1.0
     used = [BY["probabilities"]] * WHOLE + [BY[by], tuple(range(OF_QUESTION))]
-    known = _left_out(rows, ASKED, levels, judged, used[ASKED])
-    told = [_apart(_left_out(rows, stage, levels, judged, used[stage]) - known, rows.good[judged])
+    known = left_out(rows, ASKED, levels, judged, used[ASKED])
+    told = [_apart(left_out(rows, stage, levels, judged, used[stage]) - known, rows.good[judged])
             for stage in range(WHOLE + 1)]
     found = [rows.spread(stage, used[stage], _levels(rows, stage, levels, used[stage])).tolist()
              for stage in range(ASKED + 1)]
@@ -197,7 +197,7 @@ def _curve(rows: _Rows, levels: tuple[list[int], ...], by: str = "") -> Curve:
                  tuple(tuple(map(tuple, stage[1:])) for stage in found))
 
 
-def _levels(rows: _Rows, stage: int, levels: tuple[list[int], ...], columns: tuple[int, ...]) -> Any:  # noqa: ANN401
+def _levels(rows: Rows, stage: int, levels: tuple[list[int], ...], columns: Sequence[int]) -> Any:  # noqa: ANN401
     """The weights of the last level, level upon level."""
     import numpy as np
 
@@ -209,8 +209,8 @@ def _levels(rows: _Rows, stage: int, levels: tuple[list[int], ...], columns: tup
     return weights
 
 
-def _left_out(rows: _Rows, stage: int, levels: tuple[list[int], ...], judged: list[int],
-              columns: tuple[int, ...]) -> Any:  # noqa: ANN401  an array
+def left_out(rows: Rows, stage: int, levels: tuple[list[int], ...], judged: list[int],
+              columns: Sequence[int]) -> Any:  # noqa: ANN401  an array
     """The evidence of each judged answer, by a curve that was fitted without it."""
     import numpy as np
 
@@ -223,16 +223,20 @@ def _left_out(rows: _Rows, stage: int, levels: tuple[list[int], ...], judged: li
     return np.clip(found, -SUREST, SUREST)
 
 
-def _gains(rows: _Rows, levels: tuple[list[int], ...], judged: list[int], columns: tuple[int, ...]) -> Any:  # noqa: ANN401
-    """How much likelier each judged answer's outcome is with the evidence than without, in nats."""
+def _gains(rows: Rows, levels: tuple[list[int], ...], judged: list[int], columns: tuple[int, ...]) -> Any:  # noqa: ANN401
+    """How much likelier each judged answer's outcome is with the evidence than without, in nats: than by the
+    belief before, or by what the question alone makes of it, whichever is the better."""
     import numpy as np
 
     odds, good = rows.before[judged], rows.good[judged]
 
-    def likelihood(odds: Any) -> Any:  # noqa: ANN401
-        return good * -np.logaddexp(0, -odds) + (1 - good) * -np.logaddexp(0, odds)
+    def likelihood(evidence: Any) -> Any:  # noqa: ANN401
+        said = odds + evidence
+        return good * -np.logaddexp(0, -said) + (1 - good) * -np.logaddexp(0, said)
 
-    return likelihood(odds + _left_out(rows, WHOLE, levels, judged, columns)) - likelihood(odds)
+    asked = likelihood(left_out(rows, ASKED, levels, judged, range(OF_QUESTION)))
+    without = max(asked, likelihood(0.0), key=lambda found: float(found.mean()))
+    return likelihood(left_out(rows, WHOLE, levels, judged, columns)) - without
 
 
 def _apart(evidence: Any, good: Any) -> float:  # noqa: ANN401  arrays
