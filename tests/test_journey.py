@@ -162,7 +162,7 @@ def test_bad_ratings_move_a_kind_of_question_elsewhere(swarm):
 
 
 def test_logs_shows_what_a_server_said(swarm):
-    assert "supervisor: began" in swarm.run("logs", "spinoza", "-n", "400").stdout
+    assert "supervisor: began" in swarm.run("logs", "spinoza", "-n", "100000").stdout
 
 
 @needs_cables
