@@ -13,9 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from recorded import paths_under
 from test_routing import SMALL
 
-from swarmctl.dispatch.breakers import leave, note_failure, note_success, read_breaker
+from swarmctl.dispatch.breakers import leave, note_failure, note_first_word, note_success, read_breaker
 from swarmctl.errors import ContextExceeded, RequestRejected, ServerFull, ServerUnavailable, StreamBroken
-from swarmctl.routing.breaker import CLOSED, COST, FIRST, JITTER, LONGEST, failed
+from swarmctl.routing.breaker import CLOSED, COST, FIRST, JITTER, LONGEST, LONGEST_AT_ONCE, failed, spoke
 
 REFUSED, BROKEN, FULL = ServerUnavailable("HTTP 503"), StreamBroken("it broke"), ServerFull("full")
 
@@ -38,12 +38,22 @@ class Life(RuleBasedStateMachine):
 
     @rule(kind=st.sampled_from(["refused", "broken"]), cost=st.floats(0, 1000), luck=st.floats(0, 1))
     def it_fails(self, kind, cost, luck):
-        self.breaker = failed(self.breaker, kind, "why", self.now, cost=cost, luck=luck)
+        before = self.breaker
+        self.breaker = failed(before, kind, "why", self.now, cost=cost, luck=luck)
+        if self.in_a_row >= 1 and self.now - cost < before.last <= self.now:
+            assert self.breaker == before, "it fell with the one before"
+            return
         self.in_a_row += {"refused": 1.0, "broken": 0.5}[kind]
         if self.in_a_row >= 1:
             assert self.breaker.state(self.now) == "open"
-            pause = self.breaker.until - self.now
-            assert pause >= min(LONGEST, max(FIRST, COST * cost)) * (1 - JITTER) - 1e-6
+            pause, lost = self.breaker.until - self.now, cost if kind == "refused" else 0.0
+            assert pause >= min(LONGEST, max(FIRST, COST * lost)) * (1 - JITTER) - 1e-6
+
+    @rule()
+    def it_says_its_first_word(self):
+        self.breaker = spoke(self.breaker)
+        self.in_a_row = min(self.in_a_row, 0.5)
+        assert self.breaker.state(self.now) == "closed"
 
     @rule(luck=st.floats(0, 1))
     def its_queue_is_full(self, luck):
@@ -71,14 +81,42 @@ TestLife = Life.TestCase
 TestLife.settings = settings(max_examples=60, stateful_step_count=20, deadline=None)
 
 
-def test_each_failure_in_a_row_doubles_the_pause():
-    breaker, pauses = CLOSED, []
+def pauses(cost: float) -> list[float]:
+    breaker, now, found = CLOSED, 1000.0, []
     for _ in range(7):
-        breaker = failed(breaker, "refused", "no", 1000.0)
-        pauses.append(breaker.until - 1000.0)
-    assert pauses[:3] == [FIRST, 2 * FIRST, 4 * FIRST]
-    assert pauses[-1] == LONGEST
-    assert breaker.since == 1000.0
+        breaker = failed(breaker, "refused", "no", now + cost, cost=cost)
+        found.append(breaker.until - now - cost)
+        now = breaker.until
+    assert breaker.since == 1000.0 + cost
+    return found
+
+
+def test_each_failure_in_a_row_doubles_the_pause():
+    assert pauses(1.0)[:4] == [FIRST, 2 * FIRST, 4 * FIRST, 8 * FIRST]
+    assert pauses(2.0)[-1] == LONGEST
+
+
+def test_who_refuses_at_once_is_tried_every_few_seconds():
+    assert pauses(0.0) == [FIRST, *[LONGEST_AT_ONCE] * 6]
+
+
+def test_what_falls_with_a_host_is_one_failure():
+    first = failed(CLOSED, "refused", "down", 1000.0, cost=3.0)
+    for sent in (0.1, 7.0):
+        assert failed(first, "broken", "down", 1000.01, cost=sent) == first
+    later = failed(first, "refused", "down", 1003.0, cost=0.01)
+    assert (later.failures, later.last) == (2.0, 1003.0)
+
+
+def test_two_answers_that_break_off_together_open_it():
+    once = failed(CLOSED, "broken", "it broke", 1000.0, cost=9.0)
+    assert failed(once, "broken", "it broke", 1000.0, cost=8.0).state(1000.0) == "open"
+
+
+def test_its_first_word_lets_all_come_back_and_its_next_failure_opens_it_again():
+    speaking = spoke(failed(CLOSED, "refused", "no", 1000.0))
+    assert speaking.state(1000.0) == "closed"
+    assert failed(speaking, "broken", "it broke", 1009.0, cost=5.0).state(1009.0) == "open"
 
 
 def test_what_cost_much_is_not_risked_again_soon():
@@ -135,6 +173,16 @@ def test_half_open_lets_one_question_through_at_a_time(paths):
     again.close()
     assert leave(paths, SMALL, 1012.0) is None, "it failed again: twice as long"
     leave(paths, SMALL, 1020.0).close()
+
+
+def test_the_first_word_of_a_probe_lets_the_others_in_before_it_is_done(paths):
+    note_failure(paths, SMALL, REFUSED, 1000.0, 0.0)
+    with_probe = leave(paths, SMALL, 1010.0)
+    note_first_word(paths, SMALL)
+    assert not leave(paths, SMALL, 1010.0).probes
+    with_probe.close()
+    note_failure(paths, SMALL, BROKEN, 1020.0, 5.0)
+    assert leave(paths, SMALL, 1020.1) is None, "on probation until an answer is whole"
 
 
 PROBER = """

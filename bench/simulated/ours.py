@@ -12,7 +12,7 @@ from simulated.replay import Policy
 from simulated.traffic import CHARACTERS
 from swarmctl.errors import NoCandidate
 from swarmctl.exchange import Timings
-from swarmctl.routing.breaker import CLOSED, failed
+from swarmctl.routing.breaker import CLOSED, failed, spoke
 from swarmctl.routing.cost import Candidate, Habits, Question, Standing, Tariff, choose
 from swarmctl.routing.latency import fold
 from swarmctl.routing.waiting import best_place
@@ -34,6 +34,8 @@ class Swarmctl(Policy):
         self.behind = 0
         self.holder = {}
         self.under_way = {}
+        self.sent_at = {}
+        self.speaking = set()
         self.tariff = Tariff()
 
     def pick(self, question, hosts, now):
@@ -62,9 +64,17 @@ class Swarmctl(Policy):
         self.ahead, self.behind = dict.fromkeys(self.candidates, 0), len(waiting) - 1
         return sorted(waiting, key=lambda question: question.at)
 
-    def sent(self, question, host, now):  # noqa: ARG002
+    def sent(self, question, host, now):
         """A claim."""
         self.busy[host] += 1
+        self.sent_at[question.number] = now
+
+    def spoke(self, question, host, now):
+        """The probe of a host that had failed lets the others come back."""
+        name = host.machine.name
+        self.speaking.add(question.number)
+        if self.breakers[name].state(now) == "half-open":
+            self.breakers[name] = spoke(self.breakers[name])
 
     def answered(self, one, host, now):
         """The claim is over, and its clock is learned."""
@@ -73,6 +83,7 @@ class Swarmctl(Policy):
         self.breakers[name] = CLOSED
         self.holder[question.conversation] = name
         price = self.under_way.pop(question.number)
+        self.speaking.discard(question.number)
         timings = Timings(prompt_tokens=question.prompt, cached_tokens=one.cached,
                           prompt_seconds=one.read - max(one.started, one.ready) - host.machine.overhead,
                           completion_tokens=question.answer, decode_seconds=now - one.read,
@@ -85,14 +96,17 @@ class Swarmctl(Policy):
         self.candidates[name] = replace(candidate, habits=after)
 
     def failed(self, question, host, now):
-        """Its breaker opens."""
-        if self.under_way.pop(question.number, None) and self.busy[host]:
-            self.busy[host] -= 1
-        self.breakers[host] = failed(self.breakers[host], "refused", "down", now)
+        """It died with its host."""
+        self.under_way.pop(question.number)
+        self.busy[host] -= 1
+        kind = "broken" if question.number in self.speaking else "refused"
+        self.speaking.discard(question.number)
+        self.breakers[host] = failed(self.breakers[host], kind, "down", now,
+                                     cost=now - self.sent_at[question.number])
 
     def refused(self, question, host, now):
         """The host took nothing: nothing was claimed there."""
-        self.under_way.pop(question.number, None)
+        self.under_way.pop(question.number)
         self.breakers[host] = failed(self.breakers[host], "refused", "down", now)
 
     def _standing(self, candidate, question, host, now):

@@ -44,6 +44,9 @@ class Policy:
     def sent(self, question, host, now):
         """It was sent."""
 
+    def spoke(self, question, host, now):
+        """Its first token came."""
+
     def answered(self, one, host, now):
         """It was answered."""
 
@@ -53,6 +56,10 @@ class Policy:
     def refused(self, question, host, now):
         """The host, being down, did not take it."""
         self.failed(question, host, now)
+
+    def gives_up(self, question, waiting, now):  # noqa: ARG002
+        """Whether one that waits is refused now."""
+        return False
 
     def order(self, waiting, now):  # noqa: ARG002
         """In which order those that wait are considered."""
@@ -102,14 +109,23 @@ class _Replay:
             self.now += 0.25  # whoever waits looks again
         else:
             return False
-        for question in self.policy.order(self.waiting.values(), self.now):
-            self._send(question)
+        self._look_again()
         return True
+
+    def _look_again(self):
+        """Who waits looks again, and once more after each that leaves: it may have been in another's way."""
+        left = len(self.waiting) + 1
+        while len(self.waiting) < left:
+            left = len(self.waiting)
+            for question in self.policy.order(self.waiting.values(), self.now):
+                self._send(question)
 
     def _send(self, question):
         name = self.policy.pick(question, self.hosts, self.now)
         if name is None:
             self.waiting[question.number] = question
+            if self.policy.gives_up(question, self.waiting, self.now):
+                del self.waiting[question.number]
             return
         self.waiting.pop(question.number, None)
         self.told[question.number].tries += 1
@@ -131,7 +147,11 @@ class _Replay:
             self._lost(one.question, name, self.policy.failed)
 
     def _settle(self, host):
-        for one in host.settle(self.now):
+        done = host.settle(self.now)
+        for one in host.active:
+            if one.read == self.now:
+                self.policy.spoke(one.question, host, self.now)
+        for one in done:
             entry = self.told[one.question.number]
             entry.host, entry.first = host.machine.name, one.read - one.question.at
             entry.whole = self.now - one.question.at

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from swarmctl.dispatch.admission import TERMS, admit
 from swarmctl.dispatch.attempt import attempt, refuses_here, remember_failure, remember_success
+from swarmctl.dispatch.breakers import note_first_word
 from swarmctl.dispatch.hedge import Race, rivals
 from swarmctl.errors import (
     Busy,
@@ -227,6 +228,8 @@ class _Run:
             return
         if self.first is None:
             self.first = time.monotonic() - self.started
+            if self.admitted.leave.probes:
+                note_first_word(self.swarm.paths, self.price.candidate)
             if self.terms.speaks:
                 self.terms.speaks(self.price)
         self.tokens += 1

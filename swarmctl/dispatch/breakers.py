@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
 from swarmctl.errors import RequestRejected, ServerError, ServerFull, StreamBroken
-from swarmctl.routing.breaker import CLOSED, Breaker, failed
+from swarmctl.routing.breaker import CLOSED, Breaker, failed, spoke
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,8 @@ def read_breaker(paths: Paths, host: str, server: str) -> Breaker:
     """The breaker of a server; a closed one where nothing that can be read says otherwise."""
     try:
         raw = json.loads(_file(paths, host, server).read_text(encoding="utf-8"))
-        return Breaker(float(raw["failures"]), float(raw["until"]), float(raw["since"]), str(raw["why"]))
+        return Breaker(float(raw["failures"]), float(raw["until"]), float(raw["since"]), str(raw["why"]),
+                       float(raw.get("last", 0.0)))
     except (OSError, ValueError, TypeError, KeyError):
         return CLOSED
 
@@ -79,14 +80,26 @@ def note_failure(paths: Paths, candidate: Candidate, exc: ServerError, now: floa
         "broken" if isinstance(exc, StreamBroken) else "refused"
     before = read_breaker(paths, candidate.host, candidate.server)
     after = failed(before, kind, exc.message, now, cost=cost, luck=random.random())  # noqa: S311
-    with suppress(OSError):
-        write_whole(_file(paths, candidate.host, candidate.server), json.dumps(asdict(after)))
+    if after != before:
+        _write(paths, candidate, after)
+
+
+def note_first_word(paths: Paths, candidate: Candidate) -> None:
+    """A server that was half-open speaks: all may come back, long before its answer is whole."""
+    before = read_breaker(paths, candidate.host, candidate.server)
+    if before != CLOSED:
+        _write(paths, candidate, spoke(before))
 
 
 def note_success(paths: Paths, candidate: Candidate) -> None:
     """A server answered: its breaker is closed."""
     with suppress(OSError):
         os.unlink(_file(paths, candidate.host, candidate.server))  # noqa: PTH108  on every question's way
+
+
+def _write(paths: Paths, candidate: Candidate, breaker: Breaker) -> None:
+    with suppress(OSError):
+        write_whole(_file(paths, candidate.host, candidate.server), json.dumps(asdict(breaker)))
 
 
 def _probe(paths: Paths, candidate: Candidate) -> Pass | None:
