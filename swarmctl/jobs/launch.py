@@ -19,6 +19,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from swarmctl.jobs.bond import Bond
 from swarmctl.jobs.folder import Folder, read_json, write_json
 from swarmctl.jobs.spec import JobError, read_spec
 
@@ -31,6 +32,7 @@ STATIC = 1800  # seconds that hosts wait for each other
 #: how gloo, NCCL and torch's store say that another process is there no more
 LOST = re.compile(r"Connection (?:reset|closed|refused)[^.\n]*|Broken pipe|Timed out[^.\n]*|failed to recv"
                   r"|remote process exited|[Ss]ocket [Tt]imeout|Connection timed out|No route to host")
+GONE = "a host that trains with this one is gone, or reaches it no more"
 SIOCGIFADDR = 0x8915  # netdevice(7)
 
 
@@ -46,14 +48,17 @@ def launch(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
     if spec.node and (name := interface(spec.node.address)):
         environ.setdefault("GLOO_SOCKET_IFNAME", name)
     process = subprocess.Popen(argv(spec, stage), cwd=folder.path, env=environ, stdin=subprocess.DEVNULL)
+    bond = Bond(spec.node, spec.run, process.terminate) if spec.node else None
     try:
         status = process.wait()
     finally:
+        if bond:
+            bond.close(well=process.returncode == 0)
         if process.poll() is None:
             _end(process)
     found = read_json(gave)
     if status != 0 or found is None:
-        said = (read_json(failed) or {}).get("error")
+        said = (read_json(failed) or {}).get("error") or (GONE if bond and bond.lost else None)
         raise JobError(str(said or f"a training process ended with status {status}; see the log"))
     for path in (gave, failed):
         path.unlink(missing_ok=True)
@@ -118,7 +123,7 @@ def _why(exc: Exception, spec: Spec) -> str:
     said = f"{type(exc).__name__}: {exc}"
     lost = LOST.search(said)
     if spec.node and lost:
-        return f"a host that trains with this one is gone, or reaches it no more ({lost[0].strip()})"
+        return f"{GONE} ({lost[0].strip()})"
     return said
 
 

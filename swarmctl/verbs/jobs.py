@@ -88,7 +88,7 @@ def resume(paths: Paths, inventory: Inventory, named: str, now: Callable[[], flo
         if before.state in ("running", "done"):
             return Row(run.host, before, run)
         record(paths, run, "resume", now(), was=before.state)
-        _team(paths, inventory, run, jobs.resume)
+        _team(paths, inventory, run, _again)
         return Row(run.host, jobs.resume(remote, run.data_dir, run.id), run)
 
 
@@ -163,6 +163,13 @@ def tensorboard(paths: Paths, inventory: Inventory, named: str, port: int | None
         finally:
             if there and not host.local:
                 unforward_port(paths, host_name=host.name, port=there[0], near=near)
+
+
+def _again(remote: ShellRemote, data_dir: str, run: str) -> None:
+    """Start a host's part in a run anew: one that still waits for the others meets nobody any more."""
+    if not jobs.state(remote, data_dir, run).ended:
+        jobs.cancel(remote, data_dir, run)
+    jobs.resume(remote, data_dir, run)
 
 
 def _team(paths: Paths, inventory: Inventory, run: Run,
