@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
@@ -213,8 +213,11 @@ class Exchange:
 
     def to_record(self) -> dict[str, Any]:
         """The journal's row. `thought`, the reasoning before the answer, is there where there was any."""
-        said = tuple(turn.to_record() for turn in self.messages)
-        row = {"v": RECORD_VERSION, "kind": "exchange", **asdict(self), "messages": said}
+        plain = {one.name: getattr(self, one.name) for one in fields(self)}  # asdict would copy all of it
+        row = {"v": RECORD_VERSION, "kind": "exchange", **plain,
+               "messages": tuple(turn.to_record() for turn in self.messages), "timings": asdict(self.timings),
+               "attempts": tuple(asdict(one) for one in self.attempts),
+               "tool_calls": tuple(asdict(one) for one in self.tool_calls)}
         return row if self.thought else {key: value for key, value in row.items() if key != "thought"}
 
     def answer_message(self) -> Message:

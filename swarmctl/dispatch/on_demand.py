@@ -67,9 +67,11 @@ def _dormant(swarm: Swarm, candidates: Sequence[Candidate], now: float) -> list[
     """Hosts that are away, may be woken, and are not being woken already."""
     found = []
     for host in dict.fromkeys(c.host for c in candidates):
+        if not swarm.host(host).wake_on_demand:
+            continue
         mark = read_mark(swarm.paths, host)
         away = read_asleep(swarm.paths, host) or (mark and mark.verify)
-        if swarm.host(host).wake_on_demand and away and not read_aside(swarm.paths, host) \
+        if away and not read_aside(swarm.paths, host) \
                 and now - _last_tried(_log(swarm, host)) > WAKE_PAUSE:
             found.append(host)
     return found

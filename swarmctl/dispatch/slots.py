@@ -77,7 +77,7 @@ def claimed(paths: Paths, candidate: Candidate, slots: int) -> int:
         if not os.path.isdir(folder):  # noqa: PTH112  on every question's way
             return 0
         with _counting(folder):
-            return sum(_held(f"{folder}/{number}") for number in range(slots))
+            return _held_of(folder, slots)
     except OSError:
         return 0
 
@@ -133,15 +133,20 @@ def _open(file: str) -> int:
         return os.open(file, flags, 0o600)
 
 
-def _held(file: str) -> bool:
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
-    except FileNotFoundError:
-        return False
-    try:
-        return not _lock(descriptor, fcntl.LOCK_SH)
-    finally:
-        os.close(descriptor)
+def _held_of(folder: str, slots: int) -> int:
+    """How many are held. They are made in order and never removed: after the first that is not there, none
+    is."""
+    held = 0
+    for number in range(slots):
+        try:
+            descriptor = os.open(f"{folder}/{number}", os.O_RDWR | os.O_CLOEXEC)
+        except FileNotFoundError:
+            break
+        try:
+            held += not _lock(descriptor, fcntl.LOCK_SH)
+        finally:
+            os.close(descriptor)
+    return held
 
 
 def _lock(descriptor: int, how: int) -> bool:
