@@ -253,7 +253,7 @@ def nothing_said(tasks, samples):
             continue
         mean = sum(one.good for one in some) / len(some)
         believed = [replace(one, before=min(max(mean, 0.02), 0.98)) for one in some]
-        curve = fit(believed).of(some[0].digest, some[0].category)
+        curve = fit(believed).models[some[0].digest][""]
         print(f"| {', '.join(kinds)} | {len(some)} | {mean:.0%} | {curve.gain:+.3f} | {curve.gain_low:+.3f} "
               f"| {'speaks' if curve.speaks else 'says nothing: skipped'} |")
 
