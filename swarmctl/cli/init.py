@@ -79,4 +79,5 @@ def _verdict(draft: Draft) -> None:
         typer.echo("found no hosts; the inventory holds this machine", err=True)
     if draft.unreached:
         names = ", ".join(one.candidate.name for one in draft.unreached)
-        raise SomeHostsFailed(f"{len(draft.unreached)} of {len(draft.found)} hosts were not reached: {names}")
+        raise SomeHostsFailed(f"{len(draft.unreached)} of {len(draft.found)} hosts were not reached: {names}",
+                              hint="they are in it all the same; `swarmctl init --force` looks again")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -160,5 +161,6 @@ def _table(found: tuple[Key, ...]) -> None:
 
 
 def _say(line: str) -> None:
-    sys.stderr.write(f"swarmctl: {line}\n")
-    sys.stderr.flush()
+    with suppress(OSError):  # the terminal may be gone; what is under way must still be recorded
+        sys.stderr.write(f"swarmctl: {line}\n")
+        sys.stderr.flush()

@@ -1,7 +1,8 @@
 """The gateway as a process: a uvicorn server around the app, from its sockets to its graceful end.
 
-At SIGTERM or Ctrl-C it stops accepting, lets what is under way finish within `bounds.drain` seconds, hangs up
-on the rest, and leaves once every exchange is recorded. A second Ctrl-C does not wait.
+At SIGTERM, Ctrl-C or the end of its terminal it stops accepting, lets what is under way finish within
+`bounds.drain` seconds, hangs up on the rest, and leaves once every exchange is recorded. A second Ctrl-C does
+not wait.
 """
 
 from __future__ import annotations
@@ -85,6 +86,8 @@ async def _serve(app: App, sock: socket.socket, say: Callable[[str], None]) -> N
     loop, stopping = asyncio.get_running_loop(), asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, _stop, server, stopping)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup is heeded
+        loop.add_signal_handler(signal.SIGHUP, _stop, server, stopping)
     running = asyncio.ensure_future(server.serve([sock]))
     stop = asyncio.ensure_future(stopping.wait())
     try:

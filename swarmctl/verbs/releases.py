@@ -155,7 +155,7 @@ def _told(seen: Votes, name: str) -> str:
 def _risen(how: Standing, model: str, release: str | None) -> Release:
     if release is None:
         if how.canary is None:
-            raise UsageError(f"{model} has no canary to promote", hint=f"{_name(how.champion)} serves it; "
+            raise UsageError(f"{model} has no canary to promote", hint=f"served by {_name(how.champion)}; "
                              "`swarmctl deploy` makes a canary")
         return how.canary
     name = release.removeprefix(f"{model}:")
@@ -181,7 +181,7 @@ def _taken_back(how: Standing) -> Release:
     gone = how.canary or (how.champion if how.past else None)
     if gone is None:
         raise UsageError(f"{how.model} has no release to take back",
-                         hint=f"{_name(how.champion)} serves it, and nothing did before")
+                         hint=f"served by {_name(how.champion)}, and by nothing before")
     return gone
 
 
