@@ -1,7 +1,8 @@
 """Runs turns: the synchronous ask path in a bounded pool of threads, its events handed to asyncio one by one.
 
 A thread is never ahead of its reader by more than AHEAD events, so a slow client slows its own server alone.
-Closing the events of a turn hangs up on the server at once, and the exchange is recorded as cancelled.
+With its first piece it stands aside until that is on its way. Closing the events of a turn hangs up on the
+server at once, and the exchange is recorded as cancelled.
 """
 
 from __future__ import annotations
@@ -36,6 +37,9 @@ T = TypeVar("T")
 AHEAD = 64
 #: Threads for embeddings, health, feedback and metrics.
 ASIDE = 8
+#: Seconds that a thread leaves Python's lock to the loop for its first piece. Going on with the second
+#: kept the first back for 0.1 to 0.2 ms (medians of 400 requests in turn).
+STAND_ASIDE = 0.005
 #: What is said to come back in where every thread is at work.
 BUSY_SECONDS = 2.0
 
@@ -122,6 +126,9 @@ class _Bridge:
         self._over = over
         self._hangup = Hangup()
         self._room = threading.Semaphore(AHEAD)
+        self._taken = False
+        self._sent = threading.Event()
+        self._stood = False
         self._events: deque[Event | BaseException] = deque()
         self._ready = asyncio.Event()
         self._ended = False
@@ -141,7 +148,10 @@ class _Bridge:
             self._loop.call_soon_threadsafe(self._over, self)
 
     async def get(self) -> Event | None:
-        """The next event; None after the last. Raises what the turn raised."""
+        """The next event; None after the last. Raises what the turn raised. To ask for it is to be done with
+        the one before."""
+        if self._taken:
+            self._sent.set()
         while not self._events:
             if self._ended:
                 return None
@@ -149,7 +159,9 @@ class _Bridge:
             if not self._events:
                 await self._ready.wait()
         event = self._events.popleft()
-        self._room.release()
+        self._taken = not isinstance(event, Routed)
+        if self._taken:
+            self._room.release()
         if isinstance(event, BaseException):
             self._ended = True
             raise StreamBroken("it was cancelled") if isinstance(event, KeyboardInterrupt) else event
@@ -162,15 +174,15 @@ class _Bridge:
         self._room.release()
 
     def routed(self, route: Route, _: Categorised) -> None:
-        """The route is known."""
+        """The route is known. Nothing is done about it before the first piece, so nobody is woken."""
         self._route = route
-        self._give(Routed(route))
+        self._events.append(Routed(route))
 
     def speaks(self, price: Price) -> None:
         """Who answers is known: not always the first of the route, which may have been busy or slow."""
         if self._route is not None and price.candidate is not self._route.chosen.candidate:
             self._route = replace(self._route, prices=(price,))
-            self._give(Routed(self._route))
+            self._events.append(Routed(self._route))
 
     def watch(self, chunk: Chunk) -> None:
         """See a chunk before the sink: its thoughts, and its tokens, which go with its text where the client
@@ -200,6 +212,9 @@ class _Bridge:
         self._room.acquire()
         self._hangup.check()
         self._hand(event)
+        if not self._stood:
+            self._stood = True
+            self._sent.wait(STAND_ASIDE)
 
     def _hand(self, event: Event | BaseException) -> None:
         self._events.append(event)
