@@ -31,13 +31,17 @@ class Garbled(ValueError):
 def load(path: Path) -> Any:  # noqa: ANN401  any JSON
     """A file's JSON. Raises OSError, Garbled."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse)
-    except Garbled:
-        raise
-    except RecursionError as exc:
-        raise Garbled("it is nested too deeply") from exc
+        return parse(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as exc:
         raise Garbled(f"it is not UTF-8 (byte {exc.start})") from exc
+
+
+def parse(text: str) -> Any:  # noqa: ANN401  any JSON
+    """A text's JSON. Raises Garbled."""
+    try:
+        return json.loads(text, parse_constant=_refuse)
+    except RecursionError as exc:
+        raise Garbled("it is nested too deeply") from exc
     except json.JSONDecodeError as exc:
         raise Garbled(f"line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
 

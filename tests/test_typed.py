@@ -10,11 +10,14 @@ from gateways import host, served
 from hypothesis import given
 from hypothesis import strategies as st
 
+from swarmctl.dispatch.breakers import read_breaker
 from swarmctl.dispatch.habits import read_habits
 from swarmctl.errors import SwarmError
 from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
+from swarmctl.fleet.standing import read_aside
 from swarmctl.gateway.keys import Key, add_key, keys_file, read_keys
 from swarmctl.paths import Paths
+from swarmctl.routing.breaker import CLOSED
 
 FLEET = Fleet("/etc/inventory.yaml", "0" * 64, "2026-01-01T00:00:00Z", None, 30.0, 60.0,
               (host("spinoza", served("llamacpp", "tiny", 8000, quality={"routine": 0.9},
@@ -112,3 +115,13 @@ def test_spoilt_habits_fall_back_to_what_up_measured(paths, change):
     assert read_habits(paths, "spinoza", one).decode_speed == 7.0
     file.write_text(json.dumps({**good, **change}))
     assert read_habits(paths, "spinoza", one).decode_speed == one.decode_speed
+
+
+@pytest.mark.parametrize("text", ["", "nope", "[" * 100_000, '{"state": "cordoned", "since": NaN}',
+                                  '{"state": "cordoned", "since": 1e308}'])
+def test_spoilt_notes_on_a_host_keep_it_cordoned_and_its_breaker_closed(paths, text):
+    for folder, name in (("standing", "spinoza"), ("breakers", "spinoza@one")):
+        (paths.state / folder).mkdir(parents=True)
+        (paths.state / folder / f"{name}.json").write_text(text)
+    assert "cordoned since" in read_aside(paths, "spinoza").why
+    assert read_breaker(paths, "spinoza", "one") == CLOSED

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from swarmctl.atomic import write_whole
 from swarmctl.errors import RequestRejected, ServerError, ServerFull, StreamBroken
 from swarmctl.routing.breaker import CLOSED, Breaker, failed, spoke
+from swarmctl.typed import load
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,7 +51,7 @@ class Pass:
 def read_breaker(paths: Paths, host: str, server: str) -> Breaker:
     """The breaker of a server; a closed one where nothing that can be read says otherwise."""
     try:
-        raw = json.loads(_file(paths, host, server).read_text(encoding="utf-8"))
+        raw = load(_file(paths, host, server))
         return Breaker(float(raw["failures"]), float(raw["until"]), float(raw["since"]), str(raw["why"]),
                        float(raw.get("last", 0.0)))
     except (OSError, ValueError, TypeError, KeyError):

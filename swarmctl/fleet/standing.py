@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import time
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Literal
 
 from swarmctl.atomic import write_whole
 from swarmctl.errors import SwarmError
+from swarmctl.typed import parse
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,11 +105,11 @@ def read_aside(paths: Paths, host: str) -> Aside | None:
     file = _file(paths, host)
     try:
         with file.open(encoding="utf-8") as opened:
-            raw = json.loads(opened.read())
+            raw = parse(opened.read())
             if raw["state"] == "upgrading" and not _held(opened.fileno()):
                 return None
         state: State = raw["state"] if raw["state"] in ("draining", "upgrading") else "cordoned"
-        return Aside(host, state, float(raw["since"]))
+        return Aside(host, state, min(float(raw["since"]), time.time()))
     except FileNotFoundError:
         return None
     except (OSError, ValueError, TypeError, KeyError):
