@@ -7,6 +7,10 @@ through `swarmctl serve`, all on loopback, by the same client of raw sockets. Fi
 client at a time, the ways in turn, so that all see the same load; requests a second with CLIENTS at once.
 swarmctl routes and records every one of them; the others hand them on. nginx is taken where it is installed.
 LiteLLM gets an environment of its own in the cache (uv makes it the first time).
+
+ollama-herd, which knows only Ollama, is compared with `swarmctl serve` before one Ollama, in a second table:
+where SWARMCTL_TEST_OLLAMA names the folder of one. It announces itself by multicast and counts its users, so
+all of that runs in a network of its own that has nothing but loopback (unshare).
 """
 
 from __future__ import annotations
@@ -23,6 +27,7 @@ import sys
 import tempfile
 import threading
 import time
+import urllib.request
 from pathlib import Path
 
 from table import median, show
@@ -36,7 +41,9 @@ CLIENTS = 16
 SECONDS = 5.0
 PAUSE = 0.15
 SWARMCTL = Path(sys.executable).with_name("swarmctl")
-LITELLM = "litellm[proxy]"
+LITELLM, HERD = "litellm[proxy]", "ollama-herd==0.11.4"
+NAMES = {"nginx": "nginx", "litellm": "LiteLLM proxy", "swarmctl": "swarmctl serve", "herd": "ollama-herd",
+         "swarmctl_before_ollama": "swarmctl serve"}
 BODY = {"model": "tiny-small", "stream": True, "temperature": 0, "max_tokens": 2,
         "messages": [{"role": "user", "content": "What is the capital of France?"}]}
 NGINX = """
@@ -51,22 +58,39 @@ http {{ access_log off; proxy_temp_path {folder}/p; client_body_temp_path {folde
 
 
 def main(rounds=60):
-    """Measure all ways, print the table."""
+    """Measure all ways, print the tables."""
     with tempfile.TemporaryDirectory(prefix="swarm-") as name, contextlib.ExitStack() as running:
         folder = Path(name)
         upstream = running.enter_context(llama_server(folder))
-        ways = {"direct": (upstream, None)}
-        for way, start in (("nginx", nginx), ("LiteLLM proxy", litellm), ("swarmctl serve", swarmctl)):
-            found = start(running, folder, upstream)
-            if found is not None:
-                ways[way] = found
-        for port, _ in ways.values():
-            for _ in range(10):
-                ask(Line(port))
-        firsts = first_tokens(ways, rounds)
-        rates = {way: best(throughput(port, process) for _ in range(2))
-                 for way, (port, process) in ways.items()}
-        report(ways, firsts, rates, rounds)
+        compare(running, folder, upstream, (nginx, litellm, swarmctl), rounds)
+    if not os.environ.get("SWARMCTL_TEST_OLLAMA"):
+        print("\nollama-herd is left out: SWARMCTL_TEST_OLLAMA names no Ollama", file=sys.stderr)
+    elif environment("herd", HERD) is not None:
+        subprocess.run(("unshare", "-rn", "sh", "-c", 'ip link set lo up && exec "$@"', "sh", sys.executable,
+                        __file__, "--before-ollama", str(rounds)), check=True, timeout=1800)
+
+
+def before_ollama(rounds):
+    """The same before an Ollama, within a network of its own."""
+    with tempfile.TemporaryDirectory(prefix="swarm-") as name, contextlib.ExitStack() as running:
+        folder = Path(name)
+        upstream = running.enter_context(ollama(folder))
+        compare(running, folder, upstream, (herd, swarmctl_before_ollama), rounds)
+
+
+def compare(running, folder, upstream, starts, rounds):
+    """Start every way to the server at that port, measure them, print the table."""
+    ways = {"direct": (upstream, None)}
+    for start in starts:
+        found = start(running, folder, upstream)
+        if found is not None:
+            ways[NAMES[start.__name__]] = found
+    for port, _ in ways.values():
+        for _ in range(10):
+            ask(Line(port))
+    firsts = first_tokens(ways, rounds)
+    rates = {way: best(throughput(port, process) for _ in range(2)) for way, (port, process) in ways.items()}
+    report(ways, firsts, rates, rounds)
 
 
 def first_tokens(ways, rounds):
@@ -192,6 +216,7 @@ def family(process):
 
 def report(ways, firsts, rates, rounds):
     """Print the table."""
+    before = "Ollama" if "ollama-herd" in ways else "llama-server"
     base = median(firsts["direct"])
     rows = []
     for way, (_, process) in ways.items():
@@ -201,7 +226,7 @@ def report(ways, firsts, rates, rounds):
                      "" if way == "direct" else f"{median(added) * 1000:.2f} ms", f"{rate:,.0f}",
                      f"{used * 1000:.2f} ms" if process else "",
                      f"{memory(process):,.0f} MiB" if process else ""))
-    show("A gateway's cost", "python bench/gateway.py",
+    show(f"A gateway's cost, before {before}", "python bench/gateway.py",
          ("way", "first token, median", "added, median", f"requests/s, {CLIENTS} clients", "CPU a request",
           "resident"), rows,
          f"The server alone: {base * 1000:.2f} ms to the first token, {rates['direct'][0]:,.0f} requests/s; "
@@ -240,14 +265,9 @@ def nginx(running, folder, upstream):
 
 def litellm(running, folder, upstream):
     """LiteLLM's proxy with one worker, as its documentation starts it."""
-    home = Paths.from_environ(os.environ).cache / "bench" / "litellm"
-    if not (home / "bin" / "litellm").exists():
-        if shutil.which("uv") is None:
-            print("uv, which installs LiteLLM, is not here", file=sys.stderr)
-            return None
-        subprocess.run(("uv", "venv", "-q", "--python", "3.11", str(home)), check=True, timeout=120)
-        subprocess.run(("uv", "pip", "install", "-q", "--python", str(home / "bin" / "python"), LITELLM),
-                       check=True, timeout=900)
+    home = environment("litellm", LITELLM)
+    if home is None:
+        return None
     (port,) = free_ports(1)
     params = {"model": "openai/tiny-small", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "none"}
     (folder / "litellm.yaml").write_text(json.dumps({
@@ -263,13 +283,40 @@ def litellm(running, folder, upstream):
     return port, process
 
 
+def environment(name, package):
+    """The environment of a peer in the cache, made the first time; None where uv is not here to make it."""
+    home = Paths.from_environ(os.environ).cache / "bench" / name
+    if (home / ".whole").exists():
+        return home
+    if shutil.which("uv") is None:
+        print(f"uv, which installs {package}, is not here", file=sys.stderr)
+        return None
+    subprocess.run(("uv", "venv", "-q", "--clear", "--python", "3.11", str(home)), check=True, timeout=120)
+    subprocess.run(("uv", "pip", "install", "-q", "--python", str(home / "bin" / "python"), package),
+                   check=True, timeout=900)
+    (home / ".whole").touch()
+    return home
+
+
 def swarmctl(running, folder, upstream):
     """`swarmctl serve` over a swarm of that one server."""
+    return serve(running, folder, Served(
+        "llamacpp", "llamacpp-small", "tiny-small", "digest", "template", upstream, 256, CLIENTS, 721_792,
+        1_462_309, "F16", 3000.0, 300.0, quality=shipped_quality("small")))
+
+
+def swarmctl_before_ollama(running, folder, upstream):
+    """`swarmctl serve` over a swarm of that one Ollama."""
+    return serve(running, folder, Served(
+        "ollama", "ollama-small", "tiny-small", "digest", "template", upstream, 256, CLIENTS, 721_792,
+        1_462_309, "F16", 3000.0, 300.0, quality=shipped_quality("small")))
+
+
+def serve(running, folder, one):
+    """`swarmctl serve` over a swarm of one server."""
     paths = Paths.from_environ({"SWARMCTL_HOME": str(folder / "home"), "HOME": str(folder)})
     paths.inventory.parent.mkdir(parents=True)
     paths.inventory.write_text("version: 1\n")
-    one = Served("llamacpp", "llamacpp-small", "tiny-small", "digest", "template", upstream, 256, CLIENTS,
-                 721_792, 1_462_309, "F16", 3000.0, 300.0, quality=shipped_quality("small"))
     entry = HostEntry("spinoza", "local", str(folder), 2.0, 10.0, 45.0, 0.3, "EUR", ("inference",), (one,))
     digest = hashlib.sha256(paths.inventory.read_bytes()).hexdigest()
     write_fleet(paths.fleet, Fleet(str(paths.inventory), digest, "2026-01-01T00:00:00Z", None, 30.0, 60.0,
@@ -280,6 +327,62 @@ def swarmctl(running, folder, upstream):
     process = start(argv, folder / "serve.log", port, environ=environ)
     running.callback(end, process)
     return port, process
+
+
+@contextlib.contextmanager
+def ollama(folder):
+    """An Ollama with the small tiny model in its memory; its port."""
+    (port,) = free_ports(1)
+    environ = {**os.environ, "OLLAMA_HOST": f"127.0.0.1:{port}", "OLLAMA_MODELS": str(folder / "models"),
+               "OLLAMA_NO_CLOUD": "1", "OLLAMA_NUM_PARALLEL": str(CLIENTS), "OLLAMA_CONTEXT_LENGTH": "256",
+               "OLLAMA_KEEP_ALIVE": "-1", "HOME": str(folder)}
+    process = start((Path(os.environ["SWARMCTL_TEST_OLLAMA"]) / "bin" / "ollama", "serve"),
+                    folder / "ollama.log", port, environ=environ)
+    try:
+        weights = (shipped_model("small") / "model.gguf").read_bytes()
+        digest = f"sha256:{hashlib.sha256(weights).hexdigest()}"
+        post(port, f"/api/blobs/{digest}", weights)
+        post(port, "/api/create", json.dumps({"model": "tiny-small", "files": {"model.gguf": digest},
+                                              "stream": False, "parameters": {"num_thread": 1}}).encode())
+        yield port
+    finally:
+        end(process)
+
+
+def herd(running, folder, upstream):
+    """ollama-herd's router with one node beside that Ollama, telling nobody of it."""
+    home = environment("herd", HERD)
+    (port,) = free_ports(1)
+    environ = {**os.environ, "HOME": str(folder), "FLEET_DATA_DIR": str(folder / "herd"),
+               "FLEET_NODE_DATA_DIR": str(folder / "herd"), "FLEET_TELEMETRY": "false",
+               "FLEET_NODE_TELEMETRY": "false", "FLEET_AUTO_PULL": "false", "DO_NOT_TRACK": "1"}
+    router = start((home / "bin" / "herd", "--host", "127.0.0.1", "--port", port, "--log-level", "WARNING"),
+                   folder / "herd.log", port, environ=environ)
+    running.callback(end, router)
+    with (folder / "node.log").open("wb") as out:
+        node = subprocess.Popen(
+            (str(home / "bin" / "herd-node"), "--node-id", "spinoza", "--ollama-host",
+             f"http://127.0.0.1:{upstream}", "--router-url", f"http://127.0.0.1:{port}"),
+            stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=environ, start_new_session=True)
+    running.callback(end, node)
+    deadline = time.monotonic() + 60
+    while b"tiny-small" not in get(port, "/api/tags"):
+        if time.monotonic() > deadline:
+            raise SystemExit(f"the herd knows no model:\n{(folder / 'node.log').read_text()[-2000:]}")
+        time.sleep(0.5)
+    return port, router
+
+
+def get(port, path):
+    """What a server on loopback says."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=60) as reply:
+        return reply.read()
+
+
+def post(port, path, body):
+    """Send a server on loopback what it asks for."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", body, timeout=120) as reply:
+        return reply.read()
 
 
 def start(argv, log, port, *, environ=None, patience=60):
@@ -309,4 +412,7 @@ def end(process):
 
 
 if __name__ == "__main__":
-    main(*map(int, sys.argv[1:]))
+    if sys.argv[1:2] == ["--before-ollama"]:
+        before_ollama(int(sys.argv[2]))
+    else:
+        main(*map(int, sys.argv[1:]))
