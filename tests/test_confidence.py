@@ -28,6 +28,7 @@ from swarmctl.routing.confidence import (
     probability,
     stage_of,
 )
+from swarmctl.routing.features import read_features
 from swarmctl.routing.signs import SIGNS, signs
 
 NO_SIGNS = (0.0,) * len(SIGNS)
@@ -209,6 +210,49 @@ def test_a_model_may_know_when_it_is_wrong_in_one_category_and_not_in_another():
     curves = fit(rows)
     assert curves.of("small", "routine").speaks
     assert not curves.of("small", "code").speaks
+
+
+def asked(rows, form):
+    """The same answers, each to a question of its own of that form."""
+    return [replace(one, features=read_features(form.format(number))) for number, one in enumerate(rows)]
+
+
+SPELL = "Spell word{}."
+NOTES = "Notes:\nAnna has room {}.\nBen lives in Rome (2 rooms).\n\nWhere does Ben live?"
+
+
+def test_a_model_may_know_when_it_is_wrong_of_one_sort_of_question_and_not_of_another():
+    curves = fit([*asked(answers(150, 20), SPELL), *asked(answers(150, 21, speaks=False), NOTES)])
+    right, wrong = follow([-0.5, -0.01, -0.02]), follow([-0.5, -0.01, -4.0])
+
+    def apart(form):
+        curve = curves.of("small", "routine", read_features(form.format(7)))
+        return believe(curve, 0.5, right, NO_SIGNS) - believe(curve, 0.5, wrong, NO_SIGNS)
+
+    assert apart(SPELL) > 0.4 + apart(NOTES)
+
+
+def test_a_belief_that_was_too_timid_is_put_right_before_a_token_is_heard():
+    rows = [replace(one, good=1.0) for one in answers(100, 22, speaks=False)]
+    rows = [*asked(rows, SPELL), *asked([replace(one, good=0.0) for one in rows], NOTES)]
+    curves = fit([replace(one, before=0.6 if place < 100 else 0.4) for place, one in enumerate(rows)])
+    spell, notes = (curves.of("small", "routine", read_features(form.format(7))) for form in (SPELL, NOTES))
+    assert believe(spell, 0.6, Trail()) > 0.9
+    assert believe(notes, 0.4, Trail()) < 0.1
+
+
+def test_what_the_question_tells_is_no_merit_of_the_confidence():
+    rows = [replace(one, good=1.0) for one in answers(100, 23, speaks=False)]
+    rows = [*asked(rows, SPELL), *asked([replace(one, good=0.0) for one in answers(100, 24)], NOTES)]
+    curves = fit(rows)
+    assert not curves.models["small"][""].gain > 0.05
+    assert curves.models["small"][""].information[0] < 1.0
+
+
+def test_a_question_without_features_has_the_plain_curve():
+    curves = fit(asked(answers(150, 25), SPELL))
+    assert curves.of("small", "routine").sorted
+    assert not curves.of("small", "routine", read_features("Spell this.")).sorted
 
 
 def test_a_category_with_few_ratings_takes_the_models_word():
