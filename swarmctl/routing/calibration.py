@@ -150,7 +150,7 @@ class Rows:
         rows = np.zeros((1 + self.sort.shape[1], self.x[stage].shape[1]))
         rows[:, list(columns)] = weights.reshape(len(rows), -1)
         rows[:, 0] -= rows @ self.middle[stage]
-        return rows
+        return rows.round(4)  # read by every question
 
 
 def _sorted(heard: Sequence[Heard]) -> tuple[Sorts | None, Any]:
