@@ -20,7 +20,7 @@ from test_ask import LONG, Server
 
 from swarmctl.dispatch import cascade as cascading
 from swarmctl.dispatch.cascade import Cascade
-from swarmctl.dispatch.question import Asked, put
+from swarmctl.dispatch.question import Asked, as_request, put
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.exchange import ChatRequest, Message, Sampling
 from swarmctl.fleet.ports import free_ports
@@ -379,8 +379,14 @@ def test_a_small_model_whose_host_is_down_costs_no_answer(home):
     assert swarm.candidates
 
 
-#: An answer of random tokens, which seldom ends before so many: it can be met half way.
-ENDLESS = replace(FRANCE, temperature=50.0, max_tokens=900)
+#: An answer of random tokens, by a seed with which it is long: it can be met half way.
+ENDLESS = replace(FRANCE, temperature=50.0, max_tokens=900, seed=6,
+                  sampling=Sampling(top_k=0, top_p=1.0, min_p=0.0))
+
+
+def test_the_endless_answer_is_long(servers):
+    ask = as_request(replace(ENDLESS, logprobs=True))
+    assert len(list(runtime("llamacpp").chat(Endpoint(port=servers["spinoza"].port), ask, **WAITS))) > 100
 
 
 def at_first_token(monkeypatch, act):
