@@ -30,7 +30,7 @@ install:  ## Put swarmctl and what it needs into .venv (no torch)
 dev:  ## install, and all that its developers use (torch: some 5 GB on Linux)
 	$(LOCKS) control runtime dev train
 
-runtime:  ## Build llama.cpp once into ~/.cache/swarmctl (several minutes)
+runtime:  ## Build llama.cpp once into ~/.cache/swarmctl (half an hour on two cores)
 	$(LOCKS) control runtime
 	@swarmctl runtime build
 

@@ -7,11 +7,13 @@ been.
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING
 
 from recipes.tiny.tasks import draw, is_terse
+from swarmctl.cli.streaming import SilentSink
 from swarmctl.dispatch.question import Asked, put
 from swarmctl.verbs.rate import Opinion, rate
 
@@ -32,16 +34,6 @@ RATERS = 40
 #: seconds between a rater's answer and the next: time to read
 PACE = 20.0
 LONGEST = 48
-
-
-class Silent:
-    """Nobody watches the answers come."""
-
-    def text(self, piece: str) -> None:
-        """Nothing."""
-
-    def failed(self, attempt: object, following: object) -> None:
-        """Nothing: what answered is in the journal."""
 
 
 @dataclass(slots=True)
@@ -71,7 +63,7 @@ def ask_and_rate(swarm: Swarm, model: str, prompts: int, *, seed: str, clock: Ca
                  opinion: Callable[[Task, str], str] = taste,
                  correction: Callable[[Task], str] = should_be) -> dict[str, int]:
     """Ask that many prompts twice and rate both answers. How many thumbs went up and down."""
-    rng = Random(f"raters {seed}")
+    rng, sink = Random(f"raters {seed}"), SilentSink(sys.stdout, sys.stderr)
     said = {"up": 0, "down": 0}
     for number in range(prompts):
         task = draw(rng.choice(KINDS), rng, held_out=False)
@@ -79,7 +71,7 @@ def ask_and_rate(swarm: Swarm, model: str, prompts: int, *, seed: str, clock: Ca
             asked = Asked(task.question, model=model, temperature=1.0, max_tokens=LONGEST,
                           seed=rng.randrange(2**31))
             rater = f"rater-{number % RATERS}"
-            row = put(swarm, asked, Silent(), terminal=rater, clock=clock).exchange
+            row = put(swarm, asked, sink, terminal=rater, clock=clock).exchange
             value = opinion(task, row.answer)
             said[value] += 1
             better = _always(correction(task)) if value == "down" and rng.random() < CORRECTED else None

@@ -79,6 +79,21 @@ def gateway(llamacpp_bin, tmp_path_factory) -> Iterator[Serving]:
         yield found
 
 
+@pytest.fixture(scope="module")
+def client(request, gateway) -> Iterator[object]:
+    """A client of the gateway, as the module's own `connect` makes it."""
+    with request.module.connect(gateway) as made:
+        yield made
+
+
+@pytest.fixture(params=["tooly", "tiny-small"])
+def model(request) -> str:
+    """One model of llama.cpp, and one of Ollama."""
+    if request.param == "tiny-small" and not os.environ.get("SWARMCTL_TEST_OLLAMA"):
+        pytest.skip("SWARMCTL_TEST_OLLAMA names no Ollama")
+    return request.param
+
+
 GUARD = """
 import sys
 from pathlib import Path

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 
 import pytest
 from conformance import conforms
@@ -26,19 +25,6 @@ PLACE = {"type": "object", "required": ["city"], "properties": {"city": {"enum":
 
 def connect(gateway, key: str | None = None) -> anthropic.Anthropic:
     return anthropic.Anthropic(base_url=gateway.url, api_key=key or gateway.key, max_retries=0, timeout=60)
-
-
-@pytest.fixture(scope="module")
-def client(gateway):
-    with connect(gateway) as made:
-        yield made
-
-
-@pytest.fixture(params=["tooly", "tiny-small"])
-def model(request):
-    if request.param == "tiny-small" and not os.environ.get("SWARMCTL_TEST_OLLAMA"):
-        pytest.skip("SWARMCTL_TEST_OLLAMA names no Ollama")
-    return request.param
 
 
 @conforms(CLIENT, "chat")

@@ -30,19 +30,6 @@ def connect(gateway, key: str | None = None) -> ollama.Client:
     return ollama.Client(host=gateway.url, headers=headers, timeout=60)
 
 
-@pytest.fixture(scope="module")
-def client(gateway):
-    with connect(gateway) as made:
-        yield made
-
-
-@pytest.fixture(params=["tooly", "tiny-small"])
-def model(request):
-    if request.param == "tiny-small" and not FOLDER:
-        pytest.skip("SWARMCTL_TEST_OLLAMA names no Ollama")
-    return request.param
-
-
 @conforms(CLIENT, "models are listed")
 def test_models_are_listed_shown_and_seen_to_run(client):
     names = [one.model for one in client.list().models]

@@ -29,20 +29,6 @@ def connect(gateway, key: str | None = None) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{gateway.url}/v1", api_key=key or gateway.key, max_retries=0, timeout=60)
 
 
-@pytest.fixture(scope="module")
-def client(gateway):
-    with connect(gateway) as made:
-        yield made
-
-
-@pytest.fixture(params=["tooly", "tiny-small"])
-def model(request):
-    """One model of llama.cpp, and one of Ollama."""
-    if request.param == "tiny-small" and not os.environ.get("SWARMCTL_TEST_OLLAMA"):
-        pytest.skip("SWARMCTL_TEST_OLLAMA names no Ollama")
-    return request.param
-
-
 @conforms(CLIENT, "models are listed")
 def test_models_are_listed_and_one_is_looked_at(client):
     names = [one.id for one in client.models.list()]
