@@ -16,6 +16,8 @@ from dataclasses import dataclass
 KEEP = 300.0
 #: Prompt tokens of one pass (llama-server's --batch-size).
 PASS = 2048.0
+#: What is left of the token that is under way when a prompt comes, on average: it is ended first.
+UNDER_WAY = 0.5
 #: Conversations that a host still has in its cache.
 REMEMBERED = 16
 
@@ -187,12 +189,14 @@ class Host:
                 self.reading[id(one)] = taken = min(one.prompt_left, room)
                 room -= taken
         if self.reading:
-            at_work = len(self.reading) + len(self._decoding())
-            self.pass_ends = now + (PASS - room) / self.machine.prefill + self._token_seconds(at_work)
+            decoding = len(self._decoding())
+            under_way = UNDER_WAY * self._token_seconds() if decoding else 0.0
+            self.pass_ends = (now + under_way + (PASS - room) / self.machine.prefill
+                              + self._token_seconds(len(self.reading) + decoding))
 
     def _end_pass(self, now):
         for one in self._decoding():
-            one.answer_left -= 1
+            one.answer_left -= 1 + UNDER_WAY
         for one in self.active:
             one.prompt_left -= self.reading.get(id(one), 0.0)
             if one.read is None and one.prompt_left <= 1e-6:

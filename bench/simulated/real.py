@@ -10,6 +10,7 @@ import statistics
 import threading
 import time
 from dataclasses import dataclass, replace
+from itertools import chain
 from random import Random
 from types import SimpleNamespace
 
@@ -120,11 +121,10 @@ def measure(server, paths):
     short, long = ([alone(tokens, 8) for _ in range(ROUNDS)] for tokens in (20, LONGEST_PROMPT))
     fresh, took = ([statistics.median(of(one.timings) for one in many) for many in (short, long)]
                    for of in (_fresh, lambda timings: timings.prompt_seconds))
-    step = {}
-    for together in sorted({1, 2, server.machine.slots}):
-        found = _at_once([lambda: alone(20, 60)] * together)
-        step[together] = statistics.median(
-            one.timings.decode_seconds / (one.timings.completion_tokens - 1) for one in found)
+    many = sorted({1, 2, server.machine.slots})
+    rounds = [[_at_once([lambda: alone(20, 40)] * together) for together in many] for _ in range(ROUNDS)]
+    step = {together: statistics.median(_step(one.timings) for one in chain.from_iterable(found))
+            for together, found in zip(many, zip(*rounds, strict=True), strict=True)}
     rests = [one.whole - one.timings.prompt_seconds - one.timings.decode_seconds for one in short]
     held, before, outside = _by_ask(server, paths, rng, count)
     return Curve((fresh[1] - fresh[0]) / (took[1] - took[0]), step, statistics.median(rests), held, before,
@@ -171,6 +171,11 @@ def heard(wish, answer=None):
         return Question(wish.number, wish.at, wish.category, 2, 2, wish.number)
     return Question(wish.number, wish.at, wish.category, max(2, _fresh(answer.timings)),
                     max(2, answer.timings.completion_tokens), wish.number)
+
+
+def _step(timings):
+    """Seconds a token: the first one's time is the prompt's."""
+    return timings.decode_seconds / (timings.completion_tokens - 1)
 
 
 def _fresh(timings):
