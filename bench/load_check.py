@@ -139,7 +139,8 @@ def one_policy(policy, seed, seconds, servers, curves, paths):
                        if ours else 0.0 for index in (0, 1))
     questions = [heard(wish, answers[wish.number]) for wish in wanted]
     replayed = [Side(*zip(*((one.whole + outside, one.first + before, one.host)
-                            for one in replay(questions, how, order).told), strict=True))
+                            for one in replay(questions, how, order).told if one.whole is not None),
+                          strict=True))
                 for how in (policy(order, seed), Same(answers))]
     return Side(*zip(*((one.whole, one.first, one.host) for one in answers.values()), strict=True)), *replayed
 

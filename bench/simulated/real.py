@@ -34,7 +34,7 @@ FRAME = 3
 SIGNS = {"routine": "say", "complex": "explain", "code": "function"}
 CONSONANTS, VOWELS, LETTERS_A_TOKEN = "bdfgklmnprstvz", "aou", 1.5
 #: No learning, no second request: both sides only spread the load.
-PLAIN = Policy(explore=0.0, cascade=False, hedge=False, queue=10_000, queue_seconds=600.0)
+PLAIN = Policy(explore=0.0, cascade=False, hedge=False)
 TIMEOUT = 600.0
 ROUNDS = 5
 
