@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from swarmctl.cli.app import app
 from swarmctl.cli.context import Context
 from swarmctl.cli.rate import rate_line
-from swarmctl.errors import SwarmError, UsageError
+from swarmctl.errors import LedgerError, SwarmError, UsageError
 from swarmctl.ledger import journal
 from swarmctl.ledger.lookup import find, standing_rating
 from swarmctl.ledger.scores import scores
@@ -232,6 +232,15 @@ def test_notes_of_terminals_closed_long_ago_go_when_a_new_one_asks(paths):
     os.utime(paths.state / "terminals" / "here.json", (1, 1))
     remember(paths, "another", Last("a", "b"))
     assert [path.name for path in (paths.state / "terminals").iterdir()] == ["another.json"]
+
+
+def test_a_note_that_can_be_neither_replaced_nor_removed_is_no_silence(paths):
+    note = paths.state / "terminals" / "here.json"
+    note.unlink()
+    (note / "in the way").mkdir(parents=True)
+    with pytest.raises(LedgerError, match="cannot note this terminal's last answer") as caught:
+        remember(paths, "here", Last(identity(1), "talk"))
+    assert f"swarmctl rate up {identity(1)}" in caught.value.hint
 
 
 def test_without_a_name_a_terminal_is_its_tty_and_session():

@@ -71,6 +71,14 @@ def test_it_refuses_to_start_with_keys_that_it_cannot_read(cli):
     assert "nobody is let in meanwhile" in said
 
 
+def test_it_refuses_keys_that_others_may_change(cli):
+    cli.run("serve", "key", "add", "ann")
+    keys_file(cli.paths).chmod(0o666)
+    said = cli.run("serve", "--port", "0", status=1).stderr
+    assert f"{keys_file(cli.paths)} may be changed by others" in said
+    assert "chmod 600" in said
+
+
 class _Screen:
     """The other end of a terminal, and what it shows."""
 

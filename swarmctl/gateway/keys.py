@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 PREFIX = "sk-swarm-"
 BITS = 256
 KEYS_VERSION = 1
+OTHERS_WRITE = 0o022
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 #: ask: every API; feedback: rate one's own answers; rate: those of all; metrics: /metrics.
 SCOPES = ("ask", "feedback", "rate", "metrics")
@@ -57,8 +58,12 @@ def keys_file(paths: Paths) -> Path:
 
 
 def read_keys(path: Path) -> tuple[Key, ...]:
-    """The keys. Raises SwarmError where the file is not one of ours: nobody gets in by breaking it."""
+    """The keys. Raises SwarmError where the file is not one of ours, or not ours alone to write: nobody gets
+    in by breaking it."""
     try:
+        if path.stat().st_mode & OTHERS_WRITE:
+            raise SwarmError(f"{path} may be changed by others, who could let themselves in",
+                             hint=f"look at what is in it, then: chmod 600 {path}")
         return tuple(_key(one, f"keys.{place}") for place, one in enumerate(_listed(load(path))))
     except FileNotFoundError:
         return ()

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
+from swarmctl.errors import LedgerError
 from swarmctl.typed import Garbled, build, load
 
 if TYPE_CHECKING:
@@ -47,16 +48,19 @@ def remember(paths: Paths, terminal: str, last: Last) -> None:
     """Note the last exchange of a terminal.
 
     The exchange itself is in the journal. Where this note cannot be written the old one goes, so that `rate`
-    asks for an id instead of rating another answer than the last.
+    asks for an id instead of rating another answer than the last. Raises LedgerError where it stays: no
+    later command may take it for the last.
     """
     path = _file(paths, terminal)
     try:
         if not path.exists():
             _forget_closed(path.parent, time.time() - KEPT_SECONDS)
         write_whole(path, json.dumps(asdict(last)))
-    except OSError:
+    except OSError as exc:
         with suppress(OSError):
             path.unlink()
+        if os.path.lexists(path):
+            raise _stays(path, last, exc) from exc
 
 
 def recall(paths: Paths, terminal: str) -> Last | None:
@@ -65,6 +69,13 @@ def recall(paths: Paths, terminal: str) -> Last | None:
         return build(Last, load(_file(paths, terminal)))
     except (OSError, Garbled):
         return None
+
+
+def _stays(path: Path, last: Last, exc: OSError) -> LedgerError:
+    return LedgerError(
+        f"cannot note this terminal's last answer in {path}: {exc.strerror or exc}",
+        hint=f"the answer is recorded: `swarmctl rate up {last.exchange}` rates it; without one, `rate` and\n"
+             f"`ask -c` would mean the one before. {path.parent} must be a folder that you may write")
 
 
 def _forget_closed(folder: Path, before: float) -> None:
