@@ -13,11 +13,12 @@ from recorded import paths_under
 from test_routing import SMALL, TARIFF
 
 from swarmctl.dispatch.admission import TERMS, admit
-from swarmctl.dispatch.queue import AGEING, Ticket, before, empty, length
+from swarmctl.dispatch.queue import Ticket, empty, length, name_of
 from swarmctl.dispatch.slots import claim, claimed, freed_at
 from swarmctl.dispatch.swarm import Swarm
 from swarmctl.fleet.snapshot import Fleet, HostEntry
 from swarmctl.routing.cost import Question, Standing, price
+from swarmctl.routing.waiting import AGEING, Waiter, before, turn
 from swarmctl.runtimes.http import Hangup, HungUp, until
 
 HERE = replace(SMALL, host="spinoza", server="llamacpp-small")
@@ -41,7 +42,7 @@ for line in sys.stdin:
         held += [slot] if slot else []
         print("won" if slot else "lost", flush=True)
     elif word == "wait":
-        held.append(Ticket(paths, int(numbers[0])))
+        held.append(Ticket(paths, float(numbers[0])))
         print(held[-1].name, flush=True)
     elif word == "free":
         while held:
@@ -164,30 +165,60 @@ def test_a_state_folder_that_cannot_be_written_keeps_no_question_from_being_aske
 
 
 def test_equals_wait_in_the_order_in_which_they_came(paths):
-    with Ticket(paths, 0) as first, Ticket(paths, 0) as second, Ticket(paths, 0) as third:
-        assert [len(one.line()[0]) for one in (first, second, third)] == [0, 1, 2]
+    with Ticket(paths, 1.0) as first, Ticket(paths, 2.0) as second, Ticket(paths, 3.0) as third:
+        assert [one.line()[1] for one in (first, second, third)] == [0, 1, 2]
+        assert [one.line()[2] for one in (first, second, third)] == [2, 1, 0]
         first.close()
-        assert [len(one.line()[0]) for one in (second, third)] == [0, 1]
+        assert [one.line()[1] for one in (second, third)] == [0, 1]
 
 
-def test_the_important_come_earlier_and_time_makes_up_for_it(paths, monkeypatch):
-    now = time.monotonic()
-    clock = iter((now, now + 1, now + AGEING + 2))
-    monkeypatch.setattr("swarmctl.dispatch.queue.time.monotonic", lambda: next(clock))
-    with Ticket(paths, 0) as plain, Ticket(paths, 1) as important, Ticket(paths, 1) as late:
-        assert [len(one.line()[0]) for one in (important, plain, late)] == [0, 1, 2]
+def long_and_short():
+    return tuple([price(Question("code", 9, max_tokens=tokens), HERE, Standing(slots=1), TARIFF)]
+                 for tokens in (200, 20))
+
+
+def test_the_important_come_earlier_and_time_makes_up_for_it():
+    _, short = long_and_short()
+    now, plain = 1000.0, turn(1000.0, 0, short)
+    assert turn(now + 1, 1, short) < plain
+    assert turn(now + AGEING + 1, 1, short) > plain
+
+
+def test_a_short_question_overtakes_a_long_one_for_as_long_as_that_takes():
+    long, short = long_and_short()
+    takes = long[0].decode - short[0].decode
+    assert turn(1000.0 + 0.9 * takes, 0, short) < turn(1000.0, 0, long) < turn(1000.0 + 1.1 * takes, 0, short)
 
 
 def test_who_waits_for_another_server_is_not_in_the_way(paths):
-    elsewhere = replace(HERE, host="worlock")
-    with Ticket(paths, 0) as first, Ticket(paths, 0) as second, Ticket(paths, 0) as third:
-        assert before(HERE, third.line()[0]) == 2, "who has not said yet wants everything"
-        first.wants([elsewhere])
-        second.wants([elsewhere, HERE])
-        assert before(HERE, third.line()[0]) == 1
-        assert before(elsewhere, third.line()[0]) == 2
-        second.wants([elsewhere])
-        assert before(HERE, third.line()[0]) == 0
+    here, elsewhere = name_of(HERE), name_of(replace(HERE, host="worlock"))
+    with Ticket(paths, 1.0) as first, Ticket(paths, 2.0) as second, Ticket(paths, 3.0) as third:
+        mine = Waiter(third.turn, {})
+        assert before(here, mine, third.line()[0]) == 2, "who has not said yet wants everything"
+        first.wants({elsewhere: 0.0})
+        second.wants({elsewhere: 0.0, here: 0.0})
+        assert before(here, mine, third.line()[0]) == 1
+        assert before(elsewhere, mine, third.line()[0]) == 2
+        second.wants({elsewhere: 0.0})
+        assert before(here, mine, third.line()[0]) == 0
+
+
+def test_where_its_conversation_is_cached_it_comes_some_seconds_earlier(paths):
+    here, elsewhere = name_of(HERE), name_of(replace(HERE, host="worlock"))
+    with Ticket(paths, 1.0) as first, Ticket(paths, 2.0) as second, Ticket(paths, 9.0) as late:
+        for one in (first, second, late):
+            one.wants({here: 3.0 if one is second else 0.0, elsewhere: 0.0})
+        assert before(here, Waiter(first.turn, {here: 0.0}), first.line()[0]) == 1
+        assert before(elsewhere, Waiter(first.turn, {}), first.line()[0]) == 0
+        assert before(here, Waiter(second.turn, {here: 3.0}), second.line()[0]) == 0
+        assert first.line()[1:] == (0, 2), "its place in line is as it was"
+
+
+@pytest.mark.parametrize("said", ["x", "spinoza@s", "spinoza@s much\n", "\0"])
+def test_garbage_in_a_ticket_is_in_the_way_and_breaks_nothing(paths, said):
+    with Ticket(paths, 1.0) as first, Ticket(paths, 2.0) as second:
+        (paths.state / "queue" / first.name).write_text(said)
+        assert before(name_of(HERE), Waiter(second.turn, {}), second.line()[0]) == 1
 
 
 def test_who_is_gone_leaves_the_queue_at_once(paths):
@@ -216,10 +247,11 @@ def test_who_is_gone_leaves_the_queue_at_once(paths):
 
 def test_the_ticket_of_a_killed_process_is_nobodys(others, paths):
     others[0].do("wait", 5)
-    with Ticket(paths, 0) as mine:
-        assert len(mine.line()[0]) == 1
+    with Ticket(paths, time.monotonic() + 60) as mine:
+        assert mine.line()[1] == 1
         assert length(paths) == 2
         others[0].kill()
         assert mine.line()[0] == ()
+        assert mine.line()[1] == 0
         assert length(paths) == 1
     assert empty(paths)

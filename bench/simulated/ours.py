@@ -15,7 +15,8 @@ from swarmctl.exchange import Timings
 from swarmctl.routing.breaker import CLOSED, failed, spoke
 from swarmctl.routing.cost import Candidate, Habits, Question, Standing, Tariff, choose
 from swarmctl.routing.latency import fold
-from swarmctl.routing.waiting import best_place
+from swarmctl.routing.policy import Policy as Limits
+from swarmctl.routing.waiting import Waiter, before, best_place, earlier, turn
 
 #: Of eight billion parameters, as every host serves here: routing is about load alone.
 PARAMETERS = 8_000_000_000
@@ -29,9 +30,9 @@ class Swarmctl(Policy):
     def __init__(self, machines, seed=0):  # noqa: ARG002
         self.candidates = {machine.name: _candidate(machine) for machine in machines}
         self.busy = dict.fromkeys(self.candidates, 0)
-        self.ahead = dict.fromkeys(self.candidates, 0)
+        self.line = {}
+        self.limits = Limits()
         self.breakers = dict.fromkeys(self.candidates, CLOSED)
-        self.behind = 0
         self.holder = {}
         self.under_way = {}
         self.sent_at = {}
@@ -48,21 +49,39 @@ class Swarmctl(Policy):
             route = choose(Question(question.category, question.characters), standings, self.tariff)
         except NoCandidate:
             return None
-        behind, self.behind = self.behind, max(0, self.behind - 1)
-        lines = [(self.busy[price.candidate.host],
-                  self.ahead[price.candidate.host]) for price in route.prices]
-        place = best_place(route.prices, lines, behind)
+        place, mine = self._place(question, route.prices)
         if not place.best.queue:
+            self.line.pop(question.number, None)
             self.under_way[question.number] = place.best
             return place.best.candidate.host
-        for price in place.wanted:
-            self.ahead[price.candidate.host] += 1
+        wants = {price.candidate.host: earlier(price) for price in place.wanted}
+        self.line[question.number] = Waiter(mine.turn, wants)
         return None
 
+    def _place(self, question, prices):
+        """Where it is best answered, and its own place in line."""
+        known = self.line.get(question.number)
+        when = known.turn if known else turn(question.at, 0, prices)
+        mine = Waiter(when, {price.candidate.host: earlier(price) for price in prices})
+        others = [one for number, one in self.line.items() if number != question.number]
+        lines = [(self.busy[host], before(host, mine, others))
+                 for host in (price.candidate.host for price in prices)]
+        return best_place(prices, lines, sum(one.turn > when for one in others)), mine
+
     def order(self, waiting, now):  # noqa: ARG002
-        """First come, first considered."""
-        self.ahead, self.behind = dict.fromkeys(self.candidates, 0), len(waiting) - 1
-        return sorted(waiting, key=lambda question: question.at)
+        """By turns."""
+        return sorted(waiting, key=lambda question: self.line[question.number].turn
+                      if question.number in self.line else question.at)
+
+    def gives_up(self, question, waiting, now):
+        """As `ask` refuses: after so many seconds, or the last of a line that is too long."""
+        mine = self.line.get(question.number)
+        last = mine and len(waiting) > self.limits.queue \
+            and all(one.turn <= mine.turn for one in self.line.values())
+        if last or now - question.at >= self.limits.queue_seconds:
+            self.line.pop(question.number, None)
+            return True
+        return False
 
     def sent(self, question, host, now):
         """A claim."""

@@ -21,7 +21,7 @@ from swarmctl.dispatch.probe import look
 from swarmctl.dispatch.slots import Slot, claim, claimed, freed_at
 from swarmctl.errors import Busy
 from swarmctl.fleet.standing import read_aside
-from swarmctl.routing.waiting import best_place
+from swarmctl.routing.waiting import Waiter, before, best_place, earlier, turn
 from swarmctl.runtimes.http import check_hangup
 
 if TYPE_CHECKING:
@@ -84,14 +84,16 @@ class Admitted:
         self.leave.close()
 
 
-def admit(swarm: Swarm, prices: Sequence[Price], terms: Terms) -> Admitted:
-    """Claim a slot of the first candidate, or wait for the best. Raises Busy where the queue is full or the
-    wait too long, HungUp where whoever asks is gone."""
+def admit(swarm: Swarm, prices: Sequence[Price], terms: Terms, asked: float | None = None) -> Admitted:
+    """Claim a slot of the first candidate, or wait for the best. One that failed elsewhere keeps the place of
+    when it was `asked` (time.monotonic). Raises Busy where the queue is full or the wait too long, HungUp
+    where whoever asks is gone."""
     first = prices[0]
     if queue.empty(swarm.paths) and (admitted := take(swarm.paths, first)):
         return admitted
     try:
-        ticket = queue.Ticket(swarm.paths, terms.priority)
+        came = time.monotonic() if asked is None else asked
+        ticket = queue.Ticket(swarm.paths, turn(came, terms.priority, prices))
     except OSError:  # a full disk does not keep a question from being asked
         return Admitted(first, Slot(None, "", 0), Pass())
     with ticket:
@@ -143,17 +145,18 @@ class _Wait:
 
     def _try(self, now: float) -> Admitted | None:
         """Claim the slot of the cheapest candidate, if it is free and nobody ahead wants it."""
-        ahead, behind = self.ticket.line()
-        self.rank = len(ahead)
+        line, self.rank, behind = self.ticket.line()
         if now - self.looked >= LOOK_AGAIN * (1 + self.rank):
             self._look_again()
         allowed = [price for price in self.prices if self._allowed(price)]
         asked = allowed or self.prices
-        place = best_place(asked, [self._line(price, ahead) for price in asked], behind)
+        mine = Waiter(self.ticket.turn, {queue.name_of(price.candidate): earlier(price) for price in asked})
+        place = best_place(asked, [self._line(price, mine, line) for price in asked], behind)
         self.expected = min(price.queue for price in place.prices)
         if not place.best.queue and (admitted := take(self.swarm.paths, place.best, anyway=not allowed)):
             return replace(admitted, waited=time.monotonic() - self.began)
-        self.ticket.wants(price.candidate for price in place.wanted)
+        self.ticket.wants({name: mine.wants[name]
+                           for name in (queue.name_of(price.candidate) for price in place.wanted)})
         return None
 
     def _allowed(self, price: Price) -> bool:
@@ -163,10 +166,10 @@ class _Wait:
             allowed.close()
         return allowed is not None
 
-    def _line(self, price: Price, ahead: Sequence[frozenset[str]]) -> tuple[int, int]:
+    def _line(self, price: Price, mine: Waiter, line: Sequence[Waiter]) -> tuple[int, int]:
         """What its server is doing, and how many before us want it."""
         busy = claimed(self.swarm.paths, price.candidate, price.slots) + price.others
-        return busy, queue.before(price.candidate, ahead)
+        return busy, before(queue.name_of(price.candidate), mine, line)
 
     def _look_again(self) -> None:
         """What others do at the servers, which of them still answer, and which hosts a person set aside."""

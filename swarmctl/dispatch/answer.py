@@ -90,10 +90,10 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
     attempts: list[Attempt] = []
     left = list(route.prices)
     begun: tuple[str, ...] = ()
-    refused = True
+    refused, asked = True, time.monotonic()
     while True:
         try:
-            admitted = admit(swarm, _first_tier(route, left), terms)
+            admitted = admit(swarm, _first_tier(route, left), terms, asked)
         except Busy as exc:
             if not attempts:
                 raise
@@ -101,6 +101,8 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
         run = _Run(swarm, admitted, _first_tier(route, left), ask, sink, watch, clock, terms, begun)
         try:
             outcome = run.stream()
+        except Cancelled as exc:
+            raise Cancelled(replace(exc.outcome, attempts=(*attempts, *exc.outcome.attempts))) from exc
         except (RemoteError, ServerError) as exc:
             if not refuses_here(exc):
                 raise

@@ -1,9 +1,9 @@
 """The queue of questions that found no free slot: one for all processes of this machine, fair and bounded.
 
 Each waits with a ticket: a small file in state/queue that its process keeps locked, so that the kernel tells
-who still waits. Its name sorts by arrival, less AGEING seconds for each step of priority: among equals the
-first comes first, the important come earlier, and nobody waits for ever. Its content says what it waits for
-(HOST@SERVER, a line each): who stands ahead without wanting a server is not in the way of one who does.
+who still waits. Its name sorts by its turn (routing.waiting). Its content says what it waits for: on each
+line HOST@SERVER and the seconds by which it counts as earlier there. Who stands ahead without wanting a
+server is not in the way of one who does.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ import fcntl
 import os
 import secrets
 import threading
-import time
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from swarmctl.routing.waiting import EARLIEST, Waiter
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterator, Mapping
 
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Candidate
 
-#: What a step of priority is worth, in seconds of having come earlier.
-AGEING = 10.0
 #: Keeps the key of an early, important ticket positive.
 ORIGIN = 1e9
 #: More than any ticket says.
@@ -38,10 +37,12 @@ _line: dict[str, threading.Event] = {}
 class Ticket:
     """A place in the queue; given up when it is closed or its process ends, however that is."""
 
-    def __init__(self, paths: Paths, priority: int) -> None:
-        """Stand in line. Raises OSError where the state folder cannot be written."""
+    def __init__(self, paths: Paths, turn: float) -> None:
+        """Stand in line; `turn` is on the clock of time.monotonic. Raises OSError where the state folder
+        cannot be written."""
         self._folder = _folder(paths)
-        self.name = f"{_key(priority):020d}-{secrets.token_hex(6)}"
+        self.turn = turn
+        self.name = f"{_key(turn):020d}-{secrets.token_hex(6)}"
         os.makedirs(self._folder, exist_ok=True)  # noqa: PTH103
         part = f"{self._folder}/.{self.name}"
         self._descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -58,22 +59,25 @@ class Ticket:
         self._woken.clear()
         return woken
 
-    def wants(self, candidates: Iterable[Candidate]) -> None:
-        """Say what is waited for; until then it is everything."""
-        said = "".join(f"{_name(candidate)}\n" for candidate in candidates)
+    def wants(self, servers: Mapping[str, float]) -> None:
+        """Say what is waited for, and by how many seconds we count as earlier there; until then it is
+        everything."""
+        said = "".join(f"{server} {seconds:.3f}\n" for server, seconds in servers.items())
         if said != self._wants:
             self._wants = said
             with suppress(OSError):
                 os.pwrite(self._descriptor, said.encode(), 0)
                 os.ftruncate(self._descriptor, len(said.encode()))
 
-    def line(self) -> tuple[tuple[frozenset[str], ...], int]:
-        """What each of those before us wants, the first in line first (an empty set is everything), and how
-        many stand behind us."""
+    def line(self) -> tuple[tuple[Waiter, ...], int, int]:
+        """Those who may be given a slot before us, the first in line first; and how many stand before us and
+        behind us."""
         names = list(_names(self._folder))
-        ahead = tuple(wanted for name in names if name < self.name
-                      if (wanted := _read(f"{self._folder}/{name}")) is not None)
-        return ahead, sum(name > self.name for name in names)
+        near = f"{_key(self.turn + EARLIEST):020d}"
+        others = {name: one for name in names if name < near and name != self.name
+                  if (one := _read(f"{self._folder}/{name}", name)) is not None}
+        return (tuple(others.values()), sum(name < self.name for name in others),
+                sum(name > self.name for name in names))
 
     def close(self) -> None:
         """Leave; once more does nothing."""
@@ -102,9 +106,9 @@ def wake() -> None:
                 _line[name].set()
 
 
-def before(candidate: Candidate, ahead: Iterable[frozenset[str]]) -> int:
-    """How many of those ahead want this candidate's server."""
-    return sum(not wanted or _name(candidate) in wanted for wanted in ahead)
+def name_of(candidate: Candidate) -> str:
+    """What a server is called in a ticket."""
+    return f"{candidate.host}@{candidate.server}"
 
 
 def empty(paths: Paths) -> bool:
@@ -115,11 +119,11 @@ def empty(paths: Paths) -> bool:
 def length(paths: Paths) -> int:
     """How many questions wait."""
     folder = _folder(paths)
-    return sum(_read(f"{folder}/{name}") is not None for name in _names(folder))
+    return sum(_read(f"{folder}/{name}", name) is not None for name in _names(folder))
 
 
-def _read(file: str) -> frozenset[str] | None:
-    """What a ticket wants; None for one whose process is gone, which is removed."""
+def _read(file: str, name: str) -> Waiter | None:
+    """Whose turn is when; None for one whose process is gone, which is removed."""
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -127,13 +131,26 @@ def _read(file: str) -> frozenset[str] | None:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
-        return frozenset(os.pread(descriptor, LONGEST, 0).decode(errors="replace").split())
+        return _waiter(name, os.pread(descriptor, LONGEST, 0).decode(errors="replace"))
     else:
         with suppress(OSError):
             os.unlink(file)  # noqa: PTH108
         return None
     finally:
         os.close(descriptor)
+
+
+def _waiter(name: str, said: str) -> Waiter | None:
+    """What a ticket says; one that cannot be read wants everything. None for a file that is no ticket."""
+    try:
+        turn = int(name[:20]) / 1e9 - ORIGIN
+    except ValueError:
+        return None
+    try:
+        words = [line.split() for line in said.splitlines()]
+        return Waiter(turn, {server: float(seconds) for server, seconds in words})
+    except ValueError:
+        return Waiter(turn, {})
 
 
 def _names(folder: str) -> Iterator[str]:
@@ -143,13 +160,9 @@ def _names(folder: str) -> Iterator[str]:
         return iter(())
 
 
-def _key(priority: int) -> int:
+def _key(turn: float) -> int:
     """Nanoseconds on the clock that all processes share."""
-    return int((time.monotonic() - AGEING * priority + ORIGIN) * 1e9)
-
-
-def _name(candidate: Candidate) -> str:
-    return f"{candidate.host}@{candidate.server}"
+    return max(0, int((turn + ORIGIN) * 1e9))
 
 
 def _folder(paths: Paths) -> str:

@@ -202,7 +202,7 @@ def price(question: Question, candidate: Candidate, standing: Standing, tariff: 
     prompt = prompt_tokens(question, habits)
     answer = _answer_tokens(question, candidate)
     slots = standing.slots or max(1, candidate.parallel)
-    cached = _cached(prompt, standing, habits, slots)
+    cached = min(standing.cached_characters / habits.characters_per_token, prompt - 1.0)
     fresh = max(1.0, prompt - cached * habits.cache_share)
     prefill = fresh / max(habits.prefill_speed, 1e-6)
     company = 1 + habits.crowding * min(standing.busy, slots - 1)
@@ -260,14 +260,6 @@ def prompt_tokens(question: Question, habits: Habits) -> int:
     """Estimate the prompt's tokens from its characters, by what this model's tokenizer made of earlier
     ones."""
     return max(1, round(question.characters / habits.characters_per_token))
-
-
-def _cached(prompt: int, standing: Standing, habits: Habits, slots: int) -> float:
-    """Tokens that need not be read again. A full server is about to give that slot's cache to somebody else:
-    there the conversation holds nothing, so nobody waits for its sake."""
-    if standing.busy >= slots:
-        return 0.0
-    return min(standing.cached_characters / habits.characters_per_token, prompt - 1.0)
 
 
 def _answer_tokens(question: Question, candidate: Candidate) -> float:
