@@ -79,6 +79,27 @@ def test_it_refuses_keys_that_others_may_change(cli):
     assert "chmod 600" in said
 
 
+@pytest.mark.runtime
+def test_on_a_full_disk_no_older_answer_is_rated_instead_and_errors_are_told(llamacpp_bin, tmp_path):
+    (tmp_path / "home").mkdir()
+    with llama_server(tmp_path, llamacpp_bin, "small", "-c", 1024) as port, \
+            swarm_of(tmp_path / "home", host("spinoza", served("llamacpp", "tiny-small", port))) as cli:
+        cli.run("ask", "hello")
+        done = _on_a_full_disk(cli, "ask", "What is the capital of France?")
+        assert (done.returncode, "cannot record in" in done.stderr) == (1, True)
+        assert "asked nothing yet" in cli.run("rate", "up", status=2).stderr
+        for command in (("serve", "key", "add", "ann"), ("route", "fit"), ("route", "use", "none"), ("up",)):
+            done = _on_a_full_disk(cli, *command)
+            assert "unexpected" not in done.stderr, done.stderr
+
+
+def _on_a_full_disk(cli, *args: str) -> subprocess.CompletedProcess:
+    """The command where no file can grow."""
+    argv = ("sh", "-c", 'ulimit -f 0; exec "$@"', "sh", sys.executable, "-m", "swarmctl", *args)
+    return subprocess.run(argv, env=cli.environ, capture_output=True, text=True, timeout=240,
+                          stdin=subprocess.DEVNULL)
+
+
 class _Screen:
     """The other end of a terminal, and what it shows."""
 

@@ -13,10 +13,10 @@ from swarmctl.dispatch.embedded import seen
 from swarmctl.dispatch.on_demand import wake_for
 from swarmctl.dispatch.record import fresh_id, record
 from swarmctl.dispatch.shadow import SHADOW_VIA, ask_in_shadow
-from swarmctl.errors import NoCandidate, ServerUnavailable, Unsupported, UsageError
+from swarmctl.errors import LedgerError, NoCandidate, ServerUnavailable, Unsupported, UsageError
 from swarmctl.exchange import DEFAULT_SAMPLING, ChatRequest, Message
 from swarmctl.fleet.standing import read_aside
-from swarmctl.ledger.terminal import Last, remember
+from swarmctl.ledger.terminal import Last, forget, remember
 from swarmctl.routing.category import Categorised, categorise
 from swarmctl.routing.cost import Question
 from swarmctl.routing.explore import decide
@@ -123,10 +123,14 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
         routed(cascade.way, sort)
 
     def keep(outcome: Outcome) -> Exchange:
-        row = record(swarm, request, cascade.way, outcome, category=sort.category, now=started,
-                     conversation=asked.conversation, parent=asked.previous, terminal=terminal, via=asked.via,
-                     identity=identity, cascade=cascade.record(outcome),
-                     explored=trial is not None and not trial.shadow)
+        try:
+            row = record(swarm, request, cascade.way, outcome, category=sort.category, now=started,
+                         conversation=asked.conversation, parent=asked.previous, terminal=terminal,
+                         via=asked.via, identity=identity, cascade=cascade.record(outcome),
+                         explored=trial is not None and not trial.shadow)
+        except LedgerError:
+            forget(swarm.paths, terminal)
+            raise
         if asked.via != SERVED:
             remember(swarm.paths, terminal, Last(row.id, row.conversation))
         return row

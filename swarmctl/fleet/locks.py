@@ -13,10 +13,10 @@ import getpass
 import os
 import socket
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING, TextIO
 
-from swarmctl.errors import LockBusy
+from swarmctl.errors import LockBusy, SwarmError
 from swarmctl.fleet.host_shell import LOCK_HELD, attempt, explain, on_host
 
 if TYPE_CHECKING:
@@ -33,9 +33,8 @@ MARGIN = 60
 @contextmanager
 def local_lock(path: Path, what: str, *, wait: float, on_wait: Callable[[str], None]) -> Iterator[None]:
     """Hold a flock on `path`; wait up to `wait` seconds, saying so once. Raises LockBusy that names the
-    holder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="utf-8") as file:
+    holder, SwarmError where there can be no such file."""
+    with _opened(path) as file:
         deadline = time.monotonic() + wait
         said = False
         while not _try(file.fileno()):
@@ -49,10 +48,19 @@ def local_lock(path: Path, what: str, *, wait: float, on_wait: Callable[[str], N
                 on_wait(f"waiting for {holder}")
                 said = True
             time.sleep(POLL)
-        file.truncate(0)
-        file.write(f"{getpass.getuser()}'s swarmctl (pid {os.getpid()})")
-        file.flush()
+        with suppress(OSError):  # on a full disk it is a lock without a name
+            os.ftruncate(file.fileno(), 0)
+            os.write(file.fileno(), f"{getpass.getuser()}'s swarmctl (pid {os.getpid()})".encode())
         yield
+
+
+def _opened(path: Path) -> TextIO:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return path.open("a+", encoding="utf-8")
+    except OSError as exc:
+        raise SwarmError(f"cannot write {path}: {exc.strerror or exc}",
+                         hint=f"is the disk full, or {path.parent} not yours?") from exc
 
 
 class HostLock:

@@ -97,8 +97,12 @@ class Fleet:
 
 
 def write_fleet(path: Path, fleet: Fleet) -> None:
-    """Replace the snapshot in one rename."""
-    write_whole(path, json.dumps({"version": SNAPSHOT_VERSION, **asdict(fleet)}, indent=1))
+    """Replace the snapshot in one rename. Raises SwarmError; the old one then stands."""
+    try:
+        write_whole(path, json.dumps({"version": SNAPSHOT_VERSION, **asdict(fleet)}, indent=1))
+    except OSError as exc:
+        raise SwarmError(f"cannot write {path}: {exc.strerror or exc}", hint=(
+            f"is the disk full, or {path.parent} not yours? Then `swarmctl up` once more")) from exc
 
 
 def read_fleet(path: Path) -> Fleet | None:

@@ -165,4 +165,4 @@ def _write(path: Path, keys: tuple[Key, ...]) -> None:
         path.chmod(0o600)
     except OSError as exc:
         raise SwarmError(f"cannot write {path}: {exc.strerror or exc}",
-                         hint=f"{path.parent} must be a folder that you may write") from exc
+                         hint=f"is the disk full, or {path.parent} not yours?") from exc

@@ -63,6 +63,12 @@ def remember(paths: Paths, terminal: str, last: Last) -> None:
             raise _stays(path, last, exc) from exc
 
 
+def forget(paths: Paths, terminal: str) -> None:
+    """Its last answer is none that `rate` could rate: it was not recorded."""
+    with suppress(OSError):
+        _file(paths, terminal).unlink()
+
+
 def recall(paths: Paths, terminal: str) -> Last | None:
     """What `remember` noted for this terminal, or None."""
     try:
