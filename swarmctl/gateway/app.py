@@ -156,7 +156,8 @@ class App:
                 return
             now = gateway.clock()
             terminal = call.key or SERVED
-            turn = replace(turn, asked=gateway.conversations.continued(turn.asked, terminal))
+            asked = gateway.conversations.continued(turn.asked, terminal)
+            turn = turn if asked is turn.asked else replace(turn, asked=asked)
             talking = Talking(call, talk, turn, identity=fresh_id(now), at=now, seconds=gateway.bounds.turn,
                               recorded=partial(gateway.conversations.remember, terminal=terminal))
             call.noted |= {"exchange": talking.identity, "model": turn.model, "stream": turn.stream}

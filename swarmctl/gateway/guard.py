@@ -8,6 +8,7 @@ ever sent.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -56,6 +57,7 @@ def demand(key: Key | None, scope: str) -> None:
         raise BadRequest(f"the key {key.name} may not do this: it lacks the scope {scope}", status=403)
 
 
+@lru_cache(maxsize=64)  # asked of every request, mostly the same
 def is_loopback(host: str) -> bool:
     """Whether an address, or localhost, is this machine's own."""
     name = host.strip("[]").partition("%")[0]

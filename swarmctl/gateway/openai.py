@@ -7,7 +7,6 @@ describes the caller (user, metadata, store …) is passed over.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from swarmctl.dispatch.question import Asked
@@ -40,14 +39,15 @@ REFUSED: Mapping[str, tuple[Any, ...]] = {
 def parse_chat(body: Mapping[str, Any]) -> Turn:
     """A body of /v1/chat/completions. Raises BadRequest."""
     _refuse(body)
-    asked = reading.converse(_messages(reading.entries(body, "messages")), **_given(body))
+    messages = _messages(reading.entries(body, "messages"))
     tools = tuple(_tool(one, f"tools[{place}]") for place, one in enumerate(reading.entries(body, "tools")))
     wanted = reading.flag(body, "logprobs")
     alternatives = reading.count(body, "top_logprobs", 0, MOST_ALTERNATIVES)
     if alternatives and not wanted:
         raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
-    asked = replace(asked, schema=_schema(body), tools=tools, tool_choice=_choice(body, tools),
-                    logprobs=wanted, top_logprobs=alternatives, think=_effort(body))
+    asked = reading.converse(messages, **_given(body), schema=_schema(body), tools=tools,
+                             tool_choice=_choice(body, tools), logprobs=wanted, top_logprobs=alternatives,
+                             think=_effort(body))
     return _turn(body, asked)
 
 

@@ -3,7 +3,6 @@ another type is a BadRequest that names the field. Shared by every surface."""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from math import isfinite
 from typing import TYPE_CHECKING, Any
 
@@ -116,8 +115,7 @@ def converse(messages: Sequence[Message], **given: Any) -> Asked:  # noqa: ANN40
     if last is None or last.role != "user":
         raise BadRequest("the conversation must end with a message of the user, or results of its tool calls",
                          param="messages")
-    asked = Asked(last.content, history=tuple(said), prefill=begun, **given)
-    return replace(asked, images=last.images)
+    return Asked(last.content, history=tuple(said), prefill=begun, images=last.images, **given)
 
 
 def wrong(key: str, wanted: str, value: object) -> BadRequest:

@@ -165,12 +165,14 @@ class Connection(http.client.HTTPConnection):
 
     def connect(self) -> None:
         """Dial the endpoint."""
-        if self.endpoint.socket is None:
-            super().connect()
+        path = self.endpoint.socket
+        self.sock = socket.socket(socket.AF_UNIX if path else socket.AF_INET, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        if path:
+            self.sock.connect(path)
         else:
-            self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-            self.sock.settimeout(self.timeout)
-            self.sock.connect(self.endpoint.socket)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock.connect((self.host, self.port))
         self.line = self.sock
 
     def ask(self, method: str, path: str, payload: bytes) -> Response:
