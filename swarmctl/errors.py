@@ -161,5 +161,10 @@ class PromptTooLong(NoCandidate):
     """Every candidate is up, and the prompt fits the context of none."""
 
 
+class Garbled(SwarmError):
+    """A file that swarmctl wrote for itself is not what it wrote; the message names the field. Whoever reads
+    the file says which it is, or does without."""
+
+
 class LedgerError(SwarmError):
     """The journal could not be written or read. What was asked has not been recorded."""

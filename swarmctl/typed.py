@@ -10,6 +10,8 @@ import json
 from functools import cache
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
+from swarmctl.errors import Garbled
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
@@ -22,10 +24,6 @@ READ: Mapping[str, tuple[tuple[type, ...], tuple[type, ...]]] = {
     "str | None": ((str, NONE), ()), "int | None": ((int, NONE), ()), "tuple[str, ...]": ((list,), (str,)),
     "Mapping[str, float]": ((dict,), (float, int)),
 }
-
-
-class Garbled(ValueError):
-    """What was read is not what was written; the message names the field."""
 
 
 def load(path: Path) -> Any:  # noqa: ANN401  any JSON

@@ -16,7 +16,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
-from swarmctl.errors import RequestRejected, ServerError, ServerFull, StreamBroken
+from swarmctl.errors import Garbled, RequestRejected, ServerError, ServerFull, StreamBroken
 from swarmctl.routing.breaker import CLOSED, Breaker, failed, spoke
 from swarmctl.typed import load
 
@@ -54,7 +54,7 @@ def read_breaker(paths: Paths, host: str, server: str) -> Breaker:
         raw = load(_file(paths, host, server))
         return Breaker(float(raw["failures"]), float(raw["until"]), float(raw["since"]), str(raw["why"]),
                        float(raw.get("last", 0.0)))
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, Garbled, ValueError, TypeError, KeyError):
         return CLOSED
 
 

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
+from swarmctl.errors import Garbled
 from swarmctl.routing.cost import Habits
 from swarmctl.routing.latency import fold
 from swarmctl.typed import load
@@ -86,7 +87,7 @@ def _read(file: Path, digest: str) -> Habits | None:
         errors = {str(key): (float(pair[0]), float(pair[1])) for key, pair in raw.pop("errors", {}).items()}
         found = Habits(**{key: float(value) for key, value in raw.items()}, answer_tokens=lengths,
                        errors=errors)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
+    except (OSError, Garbled, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
         return None
     return found if found.characters_per_token > 0 else None
 

@@ -13,8 +13,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
+from swarmctl.errors import Garbled
 from swarmctl.fleet.asleep import read_asleep
-from swarmctl.typed import Garbled, build, load
+from swarmctl.typed import build, load
 
 if TYPE_CHECKING:
     from pathlib import Path

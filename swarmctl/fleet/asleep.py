@@ -12,7 +12,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
-from swarmctl.typed import Garbled, build, load
+from swarmctl.errors import Garbled
+from swarmctl.typed import build, load
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -10,10 +10,10 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
-from swarmctl.errors import SwarmError
+from swarmctl.errors import Garbled, SwarmError
 from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.named import RUNTIMES
-from swarmctl.typed import Garbled, build, items, load
+from swarmctl.typed import build, items, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

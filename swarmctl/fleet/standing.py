@@ -17,7 +17,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Literal
 
 from swarmctl.atomic import write_whole
-from swarmctl.errors import SwarmError
+from swarmctl.errors import Garbled, SwarmError
 from swarmctl.typed import parse
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def read_aside(paths: Paths, host: str) -> Aside | None:
         return Aside(host, state, min(float(raw["since"]), time.time()))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError):
+    except (OSError, Garbled, ValueError, TypeError, KeyError):
         return Aside(host, "cordoned", 0.0)
 
 

@@ -16,8 +16,8 @@ from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
-from swarmctl.errors import SwarmError, UsageError
-from swarmctl.typed import Garbled, build, items, load
+from swarmctl.errors import Garbled, SwarmError, UsageError
+from swarmctl.typed import build, items, load
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -15,8 +15,8 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from swarmctl.atomic import write_whole
-from swarmctl.errors import LedgerError
-from swarmctl.typed import Garbled, build, load
+from swarmctl.errors import Garbled, LedgerError
+from swarmctl.typed import build, load
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
