@@ -7,7 +7,7 @@ gets 1.5 % of a CPU at 380 W, the small one's 15 % at 45 W. The large one then t
 for an answer, as 30 billion parameters do against 3. A bad answer costs 4 s, about as many times the large
 model's answer as by the defaults (60 s against 10 s); both were set by a pilot of 20 questions that looked at
 seconds alone. What a bad answer costs says how much quality is given for time, so the cascade is also shown
-where it costs two and three times as much: as good as the large model it is to be somewhere on that line.
+where it costs three and nine times as much: as good as the large model it is to be somewhere on that line.
 With Ollama both shares are four times as large, and a bad answer costs a quarter: with less it once gave no
 answer within 30 s.
 
@@ -61,8 +61,8 @@ MIXES = {
     "everyday": {"capital": 20, "spelling": 20, "chat": 20, "sum": 9, "count": 8, "reading": 8, "code": 15},
     "even": dict.fromkeys(KINDS, 1),
 }
-POLICIES = {"always small": 1, "always large": 1, "static": 1, "cascade": 1, "cascade, twice": 2,
-            "cascade, 3 times": 3}  # and how many times as much a bad answer costs
+POLICIES = {"always small": 1, "always large": 1, "static": 1, "cascade": 1, "cascade, 3 times": 3,
+            "cascade, 9 times": 9}  # and how many times as much a bad answer costs
 LONGEST = 64
 CHECK = "Is that right? Answer yes or no."
 
