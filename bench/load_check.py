@@ -25,7 +25,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -112,8 +112,9 @@ def one_seed(seed, seconds, folder, library):
         for machine in SWARMS[SWARM]:
             servers[machine.name] = Paced(machine, library)
         home = folder / str(seed)
-        curves = {name: measure(server, _paths(home / f"measured-{name}"))
-                  for name, server in servers.items()}
+        with ThreadPoolExecutor(len(servers)) as pool:
+            found = pool.map(lambda name: measure(servers[name], _paths(home / f"measured-{name}")), servers)
+            curves = dict(zip(servers, found, strict=True))
         found = {policy.name: one_policy(policy, seed, seconds, servers, curves, _paths(home / policy.name))
                  for policy in POLICIES}
     finally:

@@ -121,8 +121,9 @@ def measure(server, paths):
     short, long = ([alone(tokens, 8) for _ in range(ROUNDS)] for tokens in (20, LONGEST_PROMPT))
     fresh, took = ([statistics.median(of(one.timings) for one in many) for many in (short, long)]
                    for of in (_fresh, lambda timings: timings.prompt_seconds))
+    digits = max(10, round(server.machine.decode / 2))
     many = sorted({1, 2, server.machine.slots})
-    rounds = [[_at_once([lambda: alone(20, 40)] * together) for together in many] for _ in range(ROUNDS)]
+    rounds = [[_at_once([lambda: alone(20, digits)] * together) for together in many] for _ in range(ROUNDS)]
     step = {together: statistics.median(_step(one.timings) for one in chain.from_iterable(found))
             for together, found in zip(many, zip(*rounds, strict=True), strict=True)}
     rests = [one.whole - one.timings.prompt_seconds - one.timings.decode_seconds for one in short]
