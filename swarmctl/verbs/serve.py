@@ -39,9 +39,9 @@ class Serving:
 
 def run(paths: Paths, find_inventory: Callable[[], Path], serving: Serving, *, clock: Callable[[], float],
         log: TextIO, say: Callable[[str], None]) -> None:
-    """Serve until SIGTERM or Ctrl-C. `find_inventory` may take its time: where there is none it brings up this
-    machine. Raises UsageError where others could reach it without a key, SwarmError where there is no swarm,
-    or nothing to listen on."""
+    """Serve until SIGTERM or Ctrl-C. `find_inventory` may take its time: where there is none it brings up
+    this machine. Raises UsageError where others could reach it without a key, SwarmError where there is no
+    swarm, or nothing to listen on."""
     from swarmctl.gateway.serve import bind, listen, serve
 
     _refuse_open(paths, serving)
