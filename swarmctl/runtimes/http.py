@@ -1,10 +1,9 @@
 """HTTP/1.1 to a model server, over a unix socket (the near end of a tunnel) or a loopback port.
 
-The standard library's client, because `ask` must start at once: it imports in a tenth of what httpx takes;
-its responses are read by `response`, which says why. Closing a `Reply` closes the connection, and a model
-server stops working for a client that is gone. A thread that waits for a server is released by another
-through a `Hangup`. A process that stays keeps idle connections (`keeping`): through a tunnel each new one is
-a round trip.
+The standard library's client, because `ask` must start at once: it imports in a tenth of what httpx takes.
+Closing a `Reply` closes the connection, and a model server stops working for a client that is gone. A thread
+that waits for a server is released by another through a `Hangup`. A process that stays keeps idle connections
+(`keeping`): through a tunnel each new one is a round trip.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import ServerUnavailable
-from swarmctl.runtimes.response import Response
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -122,7 +120,7 @@ class Reply:
     """A response whose body has not been read. `lines` yields it line by line as it arrives."""
 
     status: int
-    response: Response
+    response: http.client.HTTPResponse
     connection: Connection
 
     def lines(self) -> Iterator[bytes]:
@@ -175,14 +173,20 @@ class Connection(http.client.HTTPConnection):
             self.sock.connect((self.host, self.port))
         self.line = self.sock
 
-    def ask(self, method: str, path: str, payload: bytes) -> Response:
+    def ask(self, method: str, path: str, payload: bytes) -> http.client.HTTPResponse:
         """Send a request, in one piece, and read the head of its response."""
         assert self.line is not None
         host = f"{self.host}:{self.port}" if self.endpoint.socket is None else self.host
         head = (f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\n"
                 f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n")
         self.line.sendall(head.encode("ascii") + payload)
-        return Response(self.line, method)
+        response = http.client.HTTPResponse(self.line, method=method)
+        try:
+            response.begin()
+        except BaseException:
+            response.close()
+            raise
+        return response
 
     def ended(self) -> bool:
         """Whether the server has closed it while it was idle, as llama-server does after every stream: there
@@ -282,7 +286,7 @@ def where(endpoint: Endpoint) -> str:
 
 
 def _answered(endpoint: Endpoint, asked: tuple[str, str, bytes], hangup: Hangup,
-              connect_timeout: float, timeout: float) -> tuple[Connection, Response]:
+              connect_timeout: float, timeout: float) -> tuple[Connection, http.client.HTTPResponse]:
     """Ask on an idle connection, where one is; on a new one where that had been closed meanwhile."""
     if _idle is not None and (kept := _idle.take(endpoint)) is not None:
         try:
@@ -299,7 +303,7 @@ def _answered(endpoint: Endpoint, asked: tuple[str, str, bytes], hangup: Hangup,
 
 
 def _exchange(connection: Connection, asked: tuple[str, str, bytes], hangup: Hangup,
-              timeout: float) -> Response:
+              timeout: float) -> http.client.HTTPResponse:
     try:
         hangup.add(connection)
         if connection.line is not None:
@@ -316,7 +320,7 @@ def _exchange(connection: Connection, asked: tuple[str, str, bytes], hangup: Han
         raise
 
 
-def _kept(connection: Connection, response: Response) -> bool:
+def _kept(connection: Connection, response: http.client.HTTPResponse) -> bool:
     """Keep a connection whose response is read to its end, or nearly."""
     if _idle is None or response.will_close or connection.line is None:
         return False
