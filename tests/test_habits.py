@@ -142,11 +142,14 @@ def test_a_cache_that_others_overwrite_is_counted_on_less():
     assert at().prefill * habits.prefill_speed == pytest.approx(100, rel=0.02)
 
 
-def test_nobody_waits_for_a_cache_on_a_full_server():
-    holds = Standing(busy=1, slots=1, cached_characters=3000)
-    full = price(Question("routine", 3000), SMALL, holds, Tariff())
-    assert full.prefill == price(Question("routine", 3000), SMALL, replace(holds, cached_characters=0),
-                                 Tariff()).prefill
+@pytest.mark.parametrize("cached", [0, 600, 3000])
+def test_a_cache_on_a_full_server_is_waited_for_as_long_as_it_saves_and_no_longer(cached):
+    asked = Question("routine", 3000)
+    full = price(asked, SMALL, Standing(busy=1, slots=1, cached_characters=cached), Tariff())
+    idle = price(asked, replace(SMALL, host="worlock"), Standing(slots=1), Tariff())
+    saved = idle.prefill - full.prefill
+    assert (saved > 0) == (cached > 0)
+    assert full.total - idle.total == pytest.approx(full.queue - saved, abs=0.05)
 
 
 def test_a_load_that_was_seen_replaces_what_up_measured():
