@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -81,15 +82,15 @@ class Paced:
                          "EUR", ("inference",), (served,))
 
     def stop(self):
-        """End it."""
-        if self.process.poll() is not None:
-            return
-        os.killpg(self.process.pid, signal.SIGTERM)
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait(20)
+        """End it, and remove its folder."""
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGTERM)
+            try:
+                self.process.wait(20)
+            except subprocess.TimeoutExpired:
+                os.killpg(self.process.pid, signal.SIGKILL)
+                self.process.wait(20)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _argv(self):
         return [Path(os.environ["SWARMCTL_TEST_LLAMACPP"], "llama-server"), "--model", self.weights,

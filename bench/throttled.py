@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import tempfile
@@ -111,6 +112,7 @@ class Server:
             except subprocess.TimeoutExpired:
                 os.killpg(self.process.pid, signal.SIGKILL)
                 self.process.wait(20)
+        shutil.rmtree(self.folder, ignore_errors=True)
         for _ in range(50):
             remove_share(self.group.name)
             if not self.group.exists():
