@@ -26,8 +26,9 @@ if TYPE_CHECKING:
     from gateways import Serving
 
 BINARIES = ("llama-server", "llama-quantize", "llama-bench")
-# In the background of a shell SIGINT is ignored, and every process that we start would inherit that.
+# In the background of a shell SIGINT is ignored, and under nohup SIGHUP; every process that we start would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 #: The longest files go first, so that no worker is left with one of them at the end.
 LONGEST_FILES = ("test_cut", "test_deploy", "test_watch", "test_train_hosts", "test_upgrade_trouble",

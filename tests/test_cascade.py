@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from running import Cli, ask_json, slowed
 from test_ask import LONG, Server
+from waiting import until
 
 from swarmctl.dispatch import cascade as cascading
 from swarmctl.dispatch.cascade import Cascade
@@ -302,7 +303,7 @@ def test_an_unsure_small_model_is_given_up_and_the_large_one_answers(home):
     assert [(attempt.host, attempt.model, attempt.tokens) for attempt in row.attempts] == [
         ("spinoza", "tiny-small", 0)]
     assert "likely good" in row.attempts[0].error
-    assert runtime("llamacpp").load(Endpoint(port=home.servers["spinoza"].port), timeout=5).busy == 0
+    until(lambda: not runtime("llamacpp").load(Endpoint(port=home.servers["spinoza"].port), timeout=20).busy)
 
 
 def test_what_was_held_is_shown_in_its_order_and_once(home):
