@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from gateways import Serving
 
 BINARIES = ("llama-server", "llama-quantize", "llama-bench")
-# In the background of a shell SIGINT is ignored, and under nohup SIGHUP; every process that we start would inherit that.
+# In the background of a shell SIGINT is ignored, under nohup SIGHUP, and all that we start would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
