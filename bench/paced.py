@@ -10,14 +10,13 @@ from __future__ import annotations
 
 import hashlib
 import os
-import shutil
-import signal
 import subprocess
 import tempfile
 import time
 from pathlib import Path
 
 from simulated.ours import PARAMETERS
+from stopping import stop
 
 from swarmctl.fleet.ports import free_ports
 from swarmctl.fleet.snapshot import HostEntry, Served
@@ -83,14 +82,7 @@ class Paced:
 
     def stop(self):
         """End it, and remove its folder."""
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait(20)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        stop(self.process, self.folder)
 
     def _argv(self):
         return [Path(os.environ["SWARMCTL_TEST_LLAMACPP"], "llama-server"), "--model", self.weights,

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import signal
 import subprocess
 import tempfile
 import time
 import urllib.request
 from pathlib import Path
+
+from stopping import stop
 
 from swarmctl.fleet.ports import free_ports
 from swarmctl.fleet.snapshot import HostEntry, Served
@@ -105,14 +105,7 @@ class Server:
         return HostEntry(name, "local", "/tmp", 5.0, 5.0, self.watts, 0.3, "EUR", ("inference",), (served,))
 
     def stop(self):
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGTERM)
-            try:
-                self.process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(self.process.pid, signal.SIGKILL)
-                self.process.wait(20)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        stop(self.process, self.folder)
         for _ in range(50):
             remove_share(self.group.name)
             if not self.group.exists():

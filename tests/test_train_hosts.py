@@ -42,11 +42,9 @@ swarmctl: {{hosts: [worlock, calisota], model: small}}
 """
 
 
-@pytest.fixture(scope="module")
-def team(make_lab):
-    """Two hosts that train; the second has a data folder of its own."""
-    lab = make_lab("loopback", hosts=2)
-    other = lab.hosts[1]
+@contextlib.contextmanager
+def two_of(lab, other):
+    """The lab's first host and another, which both train; the other has a data folder of its own."""
     made = Trainers(lab, more=f"  {other.name}: {{roles: [train], limits: {{threads: 1}},\n"
                               f"    data_dir: {other.data_dir}, train: {{python: {sys.executable}}}}}\n")
     yield made, (made.host, other)
@@ -54,6 +52,14 @@ def team(make_lab):
         for folder in (host.data_dir / "runs").glob("*"):
             end(Folder(folder))
     lab.stop()
+
+
+@pytest.fixture(scope="module")
+def team(make_lab):
+    """Two hosts that train; the second has a data folder of its own."""
+    lab = make_lab("loopback", hosts=2)
+    with two_of(lab, lab.hosts[1]) as found:
+        yield found
 
 
 def recipe(folder, epochs, second):
@@ -120,14 +126,8 @@ def test_a_host_hears_whether_the_other_ended_well(well, lost):
 def apart(make_lab):
     """Two hosts with addresses of their own."""
     lab = make_lab("netns", hosts=3)
-    other = lab.host("calisota")
-    made = Trainers(lab, more=f"  calisota: {{roles: [train], limits: {{threads: 1}},\n"
-                              f"    data_dir: {other.data_dir}, train: {{python: {sys.executable}}}}}\n")
-    yield made, (made.host, other)
-    for host in (made.host, other):
-        for folder in (host.data_dir / "runs").glob("*"):
-            end(Folder(folder))
-    lab.stop()
+    with two_of(lab, lab.host("calisota")) as found:
+        yield found
 
 
 @contextlib.contextmanager
