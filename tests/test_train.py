@@ -230,9 +230,14 @@ def test_two_processes_train_one_model_and_end_with_it(tmp_path):
                 checkpoint_minutes=0.001)
     (tmp_path / "spec.json").write_text(spec.to_json())
     root = str(Path(jobs.__file__).parents[2])
+    temporary = tmp_path / "tmp"
+    temporary.mkdir()
     done = subprocess.run([sys.executable, "-m", "swarmctl.jobs", "spec.json"], cwd=tmp_path, timeout=800,
-                          text=True, capture_output=True, env={**os.environ, "PYTHONPATH": root})
+                          text=True, capture_output=True,
+                          env={**os.environ, "PYTHONPATH": root, "TMPDIR": str(temporary)})
     assert done.returncode == 0, done.stderr[-2000:]
+    assert not list(temporary.glob("torchelastic_*")), "torchrun left its folder"
+    assert not (tmp_path / ".torchrun").exists()
     gave = Folder(tmp_path).stage("kto")
     assert (gave["steps"], gave["rows"], gave["kept"]) == (3, 32, 32)
     told, saved = steps(Folder(tmp_path))

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import shutil
 import socket
 import struct
 import subprocess
@@ -34,6 +35,8 @@ LOST = re.compile(r"Connection (?:reset|closed|refused)[^.\n]*|Broken pipe|Timed
                   r"|remote process exited|[Ss]ocket [Tt]imeout|Connection timed out|No route to host")
 GONE = "a host that trains with this one is gone, or reaches it no more"
 SIOCGIFADDR = 0x8915  # netdevice(7)
+#: torchrun makes a folder of its own for each start, in /tmp and for ever, unless it is told where
+OF_TORCHRUN = ".torchrun"
 
 
 def launch(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
@@ -56,6 +59,7 @@ def launch(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
             bond.close(well=process.returncode == 0)
         if process.poll() is None:
             _end(process)
+        shutil.rmtree(folder.path / OF_TORCHRUN, ignore_errors=True)
     found = read_json(gave)
     if status != 0 or found is None:
         said = (read_json(failed) or {}).get("error") or (GONE if bond and bond.lost else None)
@@ -74,7 +78,7 @@ def argv(spec: Spec, stage: str) -> tuple[str, ...]:
                  f"--master-addr={spec.node.address}", f"--master-port={spec.node.port}",
                  f"--rdzv-conf=timeout={STATIC}")
     return (sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={spec.processes}",
-            "-m", "swarmctl.jobs.launch", "spec.json", stage)
+            f"--log-dir={OF_TORCHRUN}", "-m", "swarmctl.jobs.launch", "spec.json", stage)
 
 
 def interface(address: str) -> str | None:
