@@ -14,6 +14,7 @@ import subprocess
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from datetime import datetime
 
 import httpx
 import openai
@@ -22,7 +23,8 @@ from gateways import host, llama_server, served, serving, swarm_of
 from running import slowed
 from waiting import until
 
-from swarmctl.dispatch.slots import claimed
+from swarmctl.dispatch.queue import length
+from swarmctl.dispatch.slots import claim, claimed
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import Busy, SwarmError, UsageError
 from swarmctl.fleet.snapshot import read_fleet
@@ -306,6 +308,35 @@ def test_keys_are_asked_for_as_soon_as_there_is_one(llamacpp_bin, tmp_path):
         assert "ann" not in cli.run("serve", "key", "list", "--json").stdout
 
 
+@runtime
+def test_the_key_of_higher_priority_is_answered_first_though_it_came_later(llamacpp_bin, tmp_path):
+    (tmp_path / "home").mkdir()
+    with llama_server(tmp_path, llamacpp_bin, "small", "-c", 512, "-np", 1) as port, \
+            swarm_of(tmp_path / "home", host("spinoza", served("llamacpp", "tiny-small", port))) as cli:
+        secrets = [cli.run("serve", "key", "add", name, "--priority", priority).stdout.strip()
+                   for name, priority in (("nightly", "-9"), ("ann", "0"), ("urgent", "9"))]
+        listed = json.loads(cli.run("serve", "key", "list", "--json").stdout)
+        assert [(key["name"], key["priority"]) for key in listed] == [("nightly", -9), ("ann", 0),
+                                                                      ("urgent", 9)]
+        (only,) = make_swarm(cli.paths, read_fleet(cli.paths.fleet)).candidates
+        with serving(cli) as gateway, ThreadPoolExecutor(3) as pool:
+            slot = claim(cli.paths, only, 1)
+            asking = []
+            for secret in secrets:
+                asking.append(pool.submit(httpx.post, f"{gateway.url}/v1/chat/completions", timeout=120,
+                                          headers=_bearer(secret), json={"messages": FRANCE}))
+                until(lambda: length(cli.paths) == len(asking))
+            slot.close()
+            assert [one.result(120).status_code for one in asking] == [200, 200, 200]
+        rows = sorted((row for row in cli.rows() if row["kind"] == "exchange"), key=_admitted)
+        assert [row["terminal"] for row in rows] == ["key:urgent", "key:ann", "key:nightly"]
+
+
+def _admitted(row: dict) -> float:
+    """When it had its slot."""
+    return datetime.fromisoformat(row["at"]).timestamp() + row["timings"]["queue_seconds"]
+
+
 def test_it_refuses_to_let_others_in_without_a_key(tmp_path):
     (tmp_path / "home").mkdir()
     with swarm_of(tmp_path / "home", host("spinoza", served("llamacpp", "tiny-small", 9))) as cli:
@@ -379,7 +410,9 @@ def test_keys_are_kept_as_hashes_for_their_owner_alone(paths):
 
 
 @pytest.mark.parametrize("text", ["", "nope", "[]", "{}", '{"version": 2, "keys": []}',
-                                  '{"version": 1, "keys": [{"nick": "ann"}]}'])
+                                  '{"version": 1, "keys": [{"nick": "ann"}]}',
+                                  '{"version": 1, "keys": [{"name": "ann", "sha256": "", "made": "", '
+                                  '"priority": 10}]}'])
 def test_a_broken_file_of_keys_lets_nobody_in(paths, text):
     keys_file(paths).parent.mkdir(parents=True)
     keys_file(paths).write_text(text)

@@ -95,6 +95,9 @@ def add(
         "--tokens-per-day", min=1, show_default=False, help="Tokens read and made, a day in UTC.")] = None,
     at_once: Annotated[int | None, typer.Option(min=1, show_default=False,
                                                 help="Requests under way at a time.")] = None,
+    priority: Annotated[int, typer.Option(
+        min=-9, max=9, help="Where every slot is taken: higher comes earlier, each step as if it had been "
+                            "asked ten seconds before.")] = 0,
     scope: Annotated[list[str] | None, typer.Option(
         show_default=False, help="ask, feedback (on one's own answers), rate (any answer), metrics; may be "
                                  "repeated. Without: ask and feedback.")] = None,
@@ -104,7 +107,8 @@ def add(
     context: Context = ctx.obj
     made, secret = verb.make_key(
         context.paths, name, context.clock(), scopes=tuple(scope or ()),
-        requests_per_minute=requests_per_minute, tokens_per_day=tokens_per_day, at_once=at_once)
+        requests_per_minute=requests_per_minute, tokens_per_day=tokens_per_day, at_once=at_once,
+        priority=priority)
     if as_json:
         sys.stdout.write(json.dumps({**_shown(made), "key": secret}) + "\n")
         return
@@ -151,12 +155,12 @@ def _table(found: tuple[Key, ...]) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False)
-    for title in ("name", "made", "may", "requests/min", "tokens/day", "at once"):
+    for title in ("name", "made", "may", "requests/min", "tokens/day", "at once", "priority"):
         table.add_column(title)
     for key in found:
         limits = (key.requests_per_minute, key.tokens_per_day, key.at_once)
         table.add_row(key.name, key.made[:10], ", ".join(key.scopes),
-                      *("" if limit is None else f"{limit:,}" for limit in limits))
+                      *("" if limit is None else f"{limit:,}" for limit in limits), f"{key.priority or ''}")
     Console().print(table)
 
 

@@ -45,6 +45,11 @@ class Call:
         self.receive = receive
         self.send = send
 
+    @property
+    def priority(self) -> int:
+        """That of its key."""
+        return self.access.priority if self.access else 0
+
     def query(self) -> Mapping[str, str]:
         """The parameters of the URL; the last of several with one name."""
         return dict(parse_qsl(self.scope.get("query_string", b"").decode("latin-1")))

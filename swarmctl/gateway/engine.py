@@ -60,13 +60,14 @@ class Engine:
         """Turns whose threads are at work, those of clients that are gone included."""
         return len(self._running)
 
-    async def run(self, turn: Turn, *, terminal: str, identity: str) -> AsyncGenerator[Event, None]:
+    async def run(self, turn: Turn, *, terminal: str, identity: str,
+                  priority: int = 0) -> AsyncGenerator[Event, None]:
         """The events of a turn. Raises what `dispatch.question.put` raises, and Busy."""
         if len(self._running) >= self.at_once:
             raise Busy("too many requests are under way", retry_after=BUSY_SECONDS)
         bridge = _Bridge(asyncio.get_running_loop(), turn, self._running.discard)
         self._running.add(bridge)
-        work = _Work(self.resident, turn, terminal, identity, self.clock)
+        work = _Work(self.resident, turn, terminal, identity, priority, self.clock)
         self._pool.submit(bridge.work, work)
         try:
             while (event := await bridge.get()) is not None:
@@ -104,11 +105,13 @@ class _Work:
     turn: Turn
     terminal: str
     identity: str
+    priority: int
     clock: Callable[[], float]
 
     def run(self, bridge: _Bridge) -> Finished:
         name = self.turn.model
-        asked = replace(self.turn.asked, via=SERVED, model=None if name in LEANINGS else name)
+        asked = replace(self.turn.asked, via=SERVED, model=None if name in LEANINGS else name,
+                        priority=self.priority)
         if self.turn.continues:
             asked = gone_on(self.resident.paths.journal, asked, self.turn.continues, self.terminal)
         answered = put(self.resident.leaning(name), asked, bridge, terminal=self.terminal, clock=self.clock,

@@ -32,11 +32,14 @@ NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,39}")
 #: ask: every API; feedback: rate one's own answers; rate: those of all; metrics: /metrics.
 SCOPES = ("ask", "feedback", "rate", "metrics")
 DEFAULT_SCOPES = ("ask", "feedback")
+#: What `ask --priority` takes, too.
+PRIORITIES = range(-9, 10)
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """A key as it is stored. A limit of None is none; `made` is ISO 8601."""
+    """A key as it is stored. A limit of None is none; `made` is ISO 8601. Where questions wait for a slot,
+    those of a higher `priority` come earlier."""
 
     name: str
     sha256: str
@@ -45,6 +48,7 @@ class Key:
     requests_per_minute: int | None = None
     tokens_per_day: int | None = None
     at_once: int | None = None
+    priority: int = 0
 
     @property
     def terminal(self) -> str:
@@ -86,6 +90,8 @@ def _key(raw: object, where: str) -> Key:
         limit = getattr(key, name)
         if limit is not None and limit < 1:
             raise Garbled(f"{where}.{name} is {limit}; at least 1, or null for no limit")
+    if key.priority not in PRIORITIES:
+        raise Garbled(f"{where}.priority is {key.priority}, not from {PRIORITIES[0]} to {PRIORITIES[-1]}")
     if unknown := [scope for scope in key.scopes if scope not in SCOPES]:
         raise Garbled(f"{where}.scopes has {unknown[0]!r}, none of {', '.join(SCOPES)}")
     return key

@@ -57,7 +57,9 @@ class Talking:
 
     async def _answer(self, engine: Engine, terminal: str) -> Exchange | None:
         try:
-            async with aclosing(engine.run(self.turn, terminal=terminal, identity=self.identity)) as events:
+            running = engine.run(self.turn, terminal=terminal, identity=self.identity,
+                                 priority=self.call.priority)
+            async with aclosing(running) as events:
                 pour = self._stream if self.turn.stream else self._whole
                 async with asyncio.timeout(self.seconds):
                     return await pour(events)

@@ -86,10 +86,10 @@ def keys(paths: Paths) -> tuple[Key, ...]:
 
 def make_key(paths: Paths, name: str, now: float, *, scopes: tuple[str, ...] = DEFAULT_SCOPES,
              requests_per_minute: int | None = None, tokens_per_day: int | None = None,
-             at_once: int | None = None) -> tuple[Key, str]:
+             at_once: int | None = None, priority: int = 0) -> tuple[Key, str]:
     """Make an API key; as stored, and its secret."""
     return add_key(paths, Key(name, "", timestamp(now), scopes or DEFAULT_SCOPES, requests_per_minute,
-                              tokens_per_day, at_once))
+                              tokens_per_day, at_once, priority))
 
 
 def revoke(paths: Paths, name: str) -> Key:
