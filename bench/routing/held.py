@@ -2,10 +2,11 @@
 
     python bench/routing/held.py CLONE     (git clone https://github.com/lm-sys/RouteLLM; commit 0b64fda)
 
-mmlu.csv.gz and gsm8k.csv.gz beside this file are one half of what is there, open to tuning. The held half is the
-rest: every prompt that RouteLLM's own evaluation keeps (it drops the contaminated ones) and whose text is not in
-the open half. First the open half itself is made from the source by the same code, and must come out the same,
-row by row: so the parsing is right. Folds are a hash of the prompt's text, so that equal prompts share one.
+mmlu.csv.gz and gsm8k.csv.gz beside this file are one half of what is there, open to tuning. The held half is
+the rest: every prompt that RouteLLM's own evaluation keeps (it drops the contaminated ones) and whose text is
+not in the open half. First the open half itself is made from the source by the same code, and must come out
+the same, row by row: so the parsing is right. Folds are a hash of the prompt's text, so that equal prompts
+share one.
 """
 
 from __future__ import annotations
