@@ -418,6 +418,34 @@ def test_a_host_that_hangs_is_hedged_and_hung_up_on(swarm, servers, bad):
     assert habits["errors"]["first"][0] > 0, "that it was late is learned"
 
 
+def test_where_nobody_is_idle_at_first_it_is_looked_again(swarm, servers, bad):
+    hanging = bad(hang)
+    cli = swarm("spinoza", policy=replace(PLAIN, hedge=True), more=(hanging.entry(servers["spinoza"]),))
+    found = make_swarm(cli.paths, read_fleet(cli.paths.fleet))
+    first, second = (price(Question("routine", 1200), one, Standing(), found.tariff)
+                     for one in sorted(found.candidates, key=lambda one: one.host))
+    ask = ChatRequest((Message("user", CAPITAL),), temperature=0.0)
+    race = Race(found, take(cli.paths, first), rivals(found, first, [second]), ask)
+    said: list[str] = []
+    reading = threading.Thread(target=lambda: said.extend(one.text for one in race.stream()), daemon=True)
+    with take(cli.paths, second) as busy_for_a_while, counting(race) as looks:
+        reading.start()
+        until(lambda: looks)
+        assert not said
+        busy_for_a_while.close()
+        reading.join(60)
+    assert "Paris" in "".join(said)
+    assert race.admitted.price.candidate.host == "spinoza"
+
+
+@contextlib.contextmanager
+def counting(race: Race):
+    """What a race has learned of how the others stand."""
+    looks, hedge = [], race._hedge
+    race._hedge = lambda standings: (looks.append(standings), hedge(standings))
+    yield looks
+
+
 @pytest.mark.parametrize("hurt", ["slow", "stopped"])
 def test_the_loser_of_a_race_is_free_again_soon(swarm, servers, hurt):
     """Its slot of ours at once, its server's as soon as the server sees that nobody listens."""

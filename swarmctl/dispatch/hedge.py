@@ -1,15 +1,12 @@
 """A second request where the first token is late: to an idle host that answers as well, and whoever speaks
 first is listened to. The other's stream is closed at once, which stops its server's work.
 
-Late is later than nineteen of twenty first tokens of that host (routing.latency). A budget that all processes
-share keeps second requests to a twentieth of the questions, so that a bad hour of one host does not become
-twice the load on all others.
+Late is later than nineteen of twenty first tokens of that host (routing.latency). Where nobody is idle then,
+it is looked again while the first is silent. A budget (hedge_budget) keeps second requests few.
 """
 
 from __future__ import annotations
 
-import fcntl
-import os
 import time
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
@@ -21,6 +18,7 @@ from swarmctl.dispatch import queue
 from swarmctl.dispatch.admission import take
 from swarmctl.dispatch.attempt import attempt, refuses_here, remember_failure
 from swarmctl.dispatch.habits import learn
+from swarmctl.dispatch.hedge_budget import pay, pay_in
 from swarmctl.dispatch.probe import look
 from swarmctl.errors import RemoteError, ServerError
 from swarmctl.exchange import Attempt, Timings
@@ -33,7 +31,6 @@ if TYPE_CHECKING:
     from swarmctl.dispatch.admission import Admitted
     from swarmctl.dispatch.swarm import Swarm
     from swarmctl.exchange import ChatRequest, Chunk
-    from swarmctl.paths import Paths
     from swarmctl.routing.cost import Candidate, Price, Standing
 
 #: No first token is late before so many seconds.
@@ -42,8 +39,8 @@ SOONEST = 0.25
 AS_GOOD = 0.5
 #: So many idle hosts are looked at for a second request.
 CONSIDERED = 2
-#: What a question pays in, and how much may be saved up; a second request costs 1.
-SHARE, SAVED = 0.05, 2.0
+#: Seconds after which it is looked again whether somebody is idle.
+AGAIN = 1.0
 
 
 def rivals(swarm: Swarm, first: Price, left: Sequence[Price]) -> tuple[Price, ...]:
@@ -70,6 +67,7 @@ class Race:
         self._ask = ask
         self._events: SimpleQueue[_Event] = SimpleQueue()
         self._lanes: list[_Lane] = []
+        self._looking = False
 
     def stream(self) -> Generator[Chunk]:
         """The answer of whoever speaks first. Raises what its attempt raises."""
@@ -97,11 +95,11 @@ class Race:
             try:
                 event = self._events.get(timeout=patience)
             except Empty:
-                patience = None
-                if self._others and queue.empty(self.swarm.paths):
-                    Thread(target=self._look, name="swarmctl-hedge", daemon=True).start()
+                patience = AGAIN if len(self._lanes) == 1 else None
+                self._look_for_the_idle()
                 continue
             if event.lane is None:
+                self._looking = False
                 self._hedge(event.standings)
                 continue
             running = [one for one in self._lanes if one.admitted.price.candidate not in self.failed]
@@ -117,8 +115,15 @@ class Race:
             if event.lane is lane:
                 return event
 
+    def _look_for_the_idle(self) -> None:
+        """In a thread, because a first token may come while one of the others is silent; not while questions
+        wait for a slot."""
+        if self._looking or len(self._lanes) > 1 or not queue.empty(self.swarm.paths):
+            return
+        self._looking = True
+        Thread(target=self._look, name="swarmctl-hedge", daemon=True).start()
+
     def _look(self) -> None:
-        """How the others stand: in a thread, because a first token may come while one of them is silent."""
         found = look(self.swarm, [price.candidate for price in self._others], time.time())
         self._events.put(_Event(None, standings=found))
 
@@ -203,43 +208,3 @@ class _Lane:
             self._events.put(_Event(self, failure=exc))
         else:
             self._events.put(_Event(self))
-
-
-def pay_in(paths: Paths) -> None:
-    """A question that might be hedged was asked."""
-    _change(paths, SHARE)
-
-
-def pay(paths: Paths) -> bool:
-    """Take a second request out of the budget; False where it is spent."""
-    return _change(paths, -1.0)
-
-
-def _change(paths: Paths, by: float) -> bool:
-    """Change the balance, if it stays above zero. One that somebody else is changing just now, or that cannot
-    be kept, allows nothing."""
-    file = f"{paths.state}/hedges"
-    try:
-        descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        said = os.pread(descriptor, 32, 0)
-        after = min(SAVED, _balance(said) + by)
-        if after < 0:
-            return False
-        os.pwrite(descriptor, f"{after:<10.4f}".encode(), 0)
-    except OSError:
-        return False
-    else:
-        return True
-    finally:
-        os.close(descriptor)
-
-
-def _balance(said: bytes) -> float:
-    try:
-        return float(said)
-    except ValueError:
-        return 1.0
