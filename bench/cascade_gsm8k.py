@@ -2,12 +2,14 @@
 
     python bench/cascade_gsm8k.py [CSV ...]
 
-bench/routing/gsm8k.csv.gz (columns and source: docs/cascade.md) was divided by a hash of the question's id.
-The signs were chosen on the tuning half; the confirmation half was measured once they stood. Rows:
+bench/routing/gsm8k.csv.gz (columns and source: docs/cascade.md) is open; it was divided by a hash of the
+question's id, the signs were chosen on its tuning half, and then its confirmation half was measured. On
+gsm8k-held.csv.gz nothing was chosen. Rows:
 
+held      labels from the open questions alone, measured on the held ones; and five folds of the held ones
 confirm   labels from the tuning half alone, measured on the confirmation half
-folds     all rows, five folds: labels from the other four (half of these rows were looked at while tuning)
-CSV       a further file of the same columns, measured the same two ways
+folds     all open rows, five folds: labels from the other four (half of them were looked at while tuning)
+CSV       a further file of the same columns, measured as the held ones
 """
 
 from __future__ import annotations
@@ -26,6 +28,7 @@ from swarmctl.routing.confidence import SIGNALS, WHOLE, Trail, believe
 from swarmctl.routing.signs import SIGNS, signs
 
 DATA = Path(__file__).parent / "routing" / "gsm8k.csv.gz"
+HELD = DATA.with_name("gsm8k-held.csv.gz")
 LABELS = (30, 100, 300)
 DRAWS = 10
 SMALL_COST = 0.1  # of one call of the strong model
@@ -61,9 +64,8 @@ def doubts(rows, learn, judge):
     return np.array([-believe(curve, before, Trail(), rows.signs[i]) for i in judge]), curve
 
 
-def confirm(labels, target, judge, n):
-    """`n` labels of the tuning half of `labels`, measured on `judge` of `target`: a row of scores a draw."""
-    pool = np.nonzero(labels.half == 0)[0]
+def confirm(labels, pool, target, judge, n):
+    """`n` labels out of `pool` of `labels`, measured on `judge` of `target`: a row of scores a draw."""
     both = Joined(labels, target)
     return np.array([doubts(both, rng.choice(pool, min(n, len(pool)), replace=False), judge + both.offset)[0]
                      for rng in map(np.random.default_rng, range(DRAWS))])
@@ -101,28 +103,34 @@ def show(name, scores, weak, strong):
     print(f"| {name} | {area:.3f} [{low:.3f}, {high:.3f}] | {rest[0]:.0f} | {rest[1]:.0f} | {rest[2]:.3f} |")
 
 
-def table(title, labels, target, judge):
+def table(title, labels, pool, target, judge):
     weak, strong = target.weak[judge], target.strong[judge]
     print(f"\n{title}: {len(judge)} questions, weak {weak.mean():.3f}, strong {strong.mean():.3f}\n")
     print(HEAD)
     show("length of the question", target.length[judge], weak, strong)
     show("length of the answer", target.answer[judge], weak, strong)
     for n in LABELS:
-        show(f"signs, {n} labels", confirm(labels, target, judge, n), weak, strong)
+        show(f"signs, {n} labels", confirm(labels, pool, target, judge, n), weak, strong)
     show("oracle", strong - weak, weak, strong)
+
+
+def folded(title, rows):
+    print(f"\n{title}, five folds of {len(rows.weak)} questions\n\n{HEAD}")
+    for n in LABELS:
+        show(f"signs, {n} labels", folds(rows, n), rows.weak, rows.strong)
 
 
 def main():
     rows = Rows(DATA)
-    table("confirm", rows, rows, np.nonzero(rows.half == 1)[0])
-    for name, found in [("folds", rows), *((path, Rows(Path(path))) for path in sys.argv[1:])]:
+    for name in (HELD, *sys.argv[1:]):
+        found = Rows(Path(name))
         every = np.arange(len(found.weak))
-        if found is not rows:
-            table(f"{name}, labels from the tuning half here", rows, found, every)
-        print(f"\n{name}, five folds of {len(every)} questions\n\n{HEAD}")
-        for n in LABELS:
-            show(f"signs, {n} labels", folds(found, n), found.weak, found.strong)
-    tune = np.nonzero(rows.half == 0)[0]
+        table(f"{Path(name).name}, labels from the open questions", rows, np.arange(len(rows.weak)), found,
+              every)
+        folded(Path(name).name, found)
+    tune, judge = (np.nonzero(rows.half == part)[0] for part in (0, 1))
+    table("confirm", rows, tune, rows, judge)
+    folded("folds", rows)
     _, curve = doubts(rows, tune, tune)
     named = zip(SIGNS, curve.weights[WHOLE][len(SIGNALS):], strict=True)
     print(f"\nFitted on the tuning half ({len(tune)} labels; fewer than {FEWEST} make no curve), judged by "
