@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from swarmctl import __version__
+from swarmctl.cli import loading
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -115,4 +116,5 @@ def root(
     """
     from swarmctl.cli.context import Context
 
+    loading.end()
     ctx.obj = Context.make(inventory)

@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 import sys
 
+from swarmctl.cli import loading
 from swarmctl.errors import SwarmError
 
 
 def main() -> None:
     """Run the command line and leave with an exit status that means something."""
+    loading.begin()
     from swarmctl.cli.app import app
 
     try:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 CHOICES = ("auto", "none", "required")
 #: as OpenAI has it; other names break the grammars of some runtimes
-NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+NAME = r"[A-Za-z0-9_-]{1,64}"
 #: A bigger result would not fit any context.
 MAX_RESULT = 8 << 20
 EXAMPLE = ('[{"type": "function", "function": {"name": "weather", "description": "...", '
@@ -97,7 +97,7 @@ def _tool(source: str, number: int, raw: object) -> dict[str, Any]:
     function = raw.get("function", raw) if isinstance(raw, dict) else None
     if not isinstance(function, dict) or not isinstance(function.get("name"), str):
         raise UsageError(f"{source}: tool {number} has no function with a name", hint=EXAMPLE)
-    if not NAME.fullmatch(function["name"]):
+    if not re.fullmatch(NAME, function["name"]):
         raise UsageError(f"{source}: tool {number} is named {function['name']!r}",
                          hint="letters, digits, _ and -, at most 64")
     if not isinstance(function.get("parameters", {}), dict):

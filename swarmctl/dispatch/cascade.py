@@ -17,7 +17,6 @@ from swarmctl.dispatch.answer import Cancelled, answer
 from swarmctl.errors import Busy
 from swarmctl.exchange import Attempt
 from swarmctl.ledger.heard import heard_record, read_curves, trail_record
-from swarmctl.routing.cascade import Stakes, hopeless, plan
 from swarmctl.routing.confidence import STAGES, Trail, believe
 from swarmctl.routing.features import read_features
 from swarmctl.routing.signs import signs
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     from swarmctl.dispatch.answer import Outcome, Sink
     from swarmctl.dispatch.swarm import Swarm
     from swarmctl.exchange import Category, ChatRequest, Chunk, ToolCall
-    from swarmctl.routing.cascade import Plan
+    from swarmctl.routing.cascade import Plan, Stakes
     from swarmctl.routing.confidence import Curve, Curves
     from swarmctl.routing.cost import Price, Route
     from swarmctl.routing.features import Features
@@ -333,6 +332,8 @@ def _choose(swarm: Swarm, way: Route, category: Category, curves: Curves,
         elif not curve.speaks:
             why = f"{small.candidate.model}'s confidence says nothing of its answers"
         else:
+            from swarmctl.routing.cascade import hopeless, plan
+
             stakes = _stakes(swarm, small, large, curve)
             why = f"{small.candidate.model} first is no cheaper"
             if hopeless(stakes):
@@ -365,6 +366,8 @@ def _linear(swarm: Swarm, price: Price) -> float:
 
 
 def _stakes(swarm: Swarm, small: Price, large: Price, curve: Curve) -> Stakes:
+    from swarmctl.routing.cascade import Stakes
+
     tokens = max(1.0, float(small.answer_tokens))
     seconds = small.decode / tokens
     at = [float(stage) for stage in STAGES if stage < tokens]

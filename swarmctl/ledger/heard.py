@@ -1,7 +1,8 @@
 """How sure models were of answers that people rated, out of the journal, and the curves that follow from it.
 
 The curves are one small file in data/routing, written by rename; whoever asks reads it. It can be made anew
-from the journal at any time, so a file that is garbage counts as none.
+from the journal at any time, so a file that is garbage counts as none. `ask` fits
+nothing, so what fits is imported where it is done.
 """
 
 from __future__ import annotations
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.atomic import write_whole
 from swarmctl.errors import LedgerError
 from swarmctl.ledger.scores import GARBAGE
-from swarmctl.routing.calibration import Heard, fit
 from swarmctl.routing.confidence import OF_QUESTION, SIGNALS, STAGES, WHOLE, Curve, Curves, Sorts, Trail
 from swarmctl.routing.features import read_features
 from swarmctl.routing.signs import SIGNS
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from swarmctl.ledger.routers import Opinion
     from swarmctl.paths import Paths
+    from swarmctl.routing.calibration import Heard
 
 NAMES = (*SIGNALS, *SIGNS)
 #: Rated answers that are fitted, the newest, which bounds the time of it.
@@ -33,6 +34,8 @@ MOST = 4000
 def refit(paths: Paths, before: Mapping[tuple[str, str], float] | None = None) -> Curves:
     """Fit the curves on all ratings so far and store them. `before` is what was to be believed before each
     answer, by (opinion, exchange); where it says nothing, what was recorded then. Raises LedgerError."""
+    from swarmctl.routing.calibration import fit
+
     curves = fit(list(heard(paths, before or {}))[-MOST:])
     raw = {"names": NAMES, "stages": STAGES, **asdict(curves)}
     try:
@@ -79,6 +82,8 @@ def trail_record(trail: Trail) -> dict[str, Any]:
 
 
 def _heard(opinion: Opinion) -> Heard | None:
+    from swarmctl.routing.calibration import Heard
+
     try:
         said = opinion.route["cascade"]["heard"]
         numbers = {key: float(said["trail"][key]) for key in ("total", "first", "least")}

@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 #: Names of the signs, in their order. Each is of about unit size.
 SIGNS = ("slips", "sums", "last sum", "whole number", "fraction", "no end", "passed over", "doubts", "length",
          "question", "shares")
-#: all bounded, so that no text takes long to read
+#: Patterns are compiled when first used: most commands read no answer. All are bounded, so that no text takes
+#: long to read.
 DIGITS = r"\d[\d,]{0,18}(?:\.\d{1,18})?"
-NUMBER = re.compile(DIGITS)
 SIDE = rf"\$?{DIGITS}%?"
 #: a sum as people write one, of a dozen terms at most, and what it is said to be
-SUM = re.compile(rf"(?<![\d,.])({SIDE}(?: {{0,3}}[-+*/x×÷] {{0,3}}{SIDE}){{1,12}}) {{0,3}}="  # noqa: RUF001
-                 rf" {{0,3}}\$?(-?{DIGITS})")
+SUM = (rf"(?<![\d,.])({SIDE}(?: {{0,3}}[-+*/x×÷] {{0,3}}{SIDE}){{1,12}}) {{0,3}}="  # noqa: RUF001
+       rf" {{0,3}}\$?(-?{DIGITS})")
 #: where an answer says that it is one: a mark of its kind, or the words
-END = re.compile(r"####|\\boxed|\bthe answer is\b", re.IGNORECASE)
-DOUBTS = re.compile(r"\b(?:however|sorry|assum\w*|if we|mistake|not possible|not enough|i think|i believe|"
-                    r"perhaps|maybe|would)\b", re.IGNORECASE)
-SHARES = re.compile(r"\b(?:half|third|quarter|fifth|twice|thrice|percent|\d/\d)\b|%", re.IGNORECASE)
+END = r"(?i)####|\\boxed|\bthe answer is\b"
+DOUBTS = (r"(?i)\b(?:however|sorry|assum\w*|if we|mistake|not possible|not enough|i think|i believe|"
+          r"perhaps|maybe|would)\b")
+SHARES = r"(?i)\b(?:half|third|quarter|fifth|twice|thrice|percent|\d/\d)\b|%"
 APPLY: dict[str, Callable[[float, float], float]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 #: Rounding to a cent, or to a hundredth, is no slip.
@@ -39,29 +39,29 @@ def signs(question: str, answer: str) -> tuple[float, ...]:
     """The signs of an answer, as SIGNS. Bounded work: of a very long answer only the beginning is read."""
     text, asked = answer[:LONGEST], question[:LONGEST]
     sums = list(_sums(text))
-    end = END.split(text)[-1]
-    said = [_number(one) for one in NUMBER.findall(end)] or [_number(one) for one in NUMBER.findall(text)]
-    final = said[0] if said and END.search(text) else said[-1] if said else None
-    given = [_number(one) for one in NUMBER.findall(asked)]
-    used = {_number(one) for one in NUMBER.findall(text)}
+    end = re.split(END, text)[-1]
+    said = _numbers(end) or _numbers(text)
+    final = said[0] if said and re.search(END, text) else said[-1] if said else None
+    given = _numbers(asked)
+    used = set(_numbers(text))
     return (
         float(min(sum(abs(true - claimed) > ROUNDED * max(1.0, abs(true)) for true, claimed in sums), 3)),
         log1p(len(sums)),
         float(bool(sums) and final == sums[-1][1]),
         float(final is not None and final == int(final)),
         float(any(claimed != int(claimed) for _, claimed in sums)),
-        float(len(END.findall(text)) != 1),
+        float(len(re.findall(END, text)) != 1),
         sum(one not in used for one in given) / max(1, len(given)),
-        min(len(DOUBTS.findall(text)), 4) / 2,
+        min(len(re.findall(DOUBTS, text)), 4) / 2,
         log1p(len(text)) / 4,
         log1p(len(asked)) / 4,
-        float(bool(SHARES.search(asked))),
+        float(bool(re.search(SHARES, asked))),
     )
 
 
 def _sums(text: str) -> Iterator[tuple[float, float]]:
     """What each sum that the text states comes to, and what the text says that it does."""
-    for found in SUM.finditer(text):
+    for found in re.finditer(SUM, text):
         true = _value(found[1])
         if true is not None:
             yield true, _number(found[2].lstrip("-")) * (-1 if found[2].startswith("-") else 1)
@@ -84,6 +84,10 @@ def _value(terms: str) -> float | None:
                 rest[-1] = APPLY[sign](rest[-1], number)
         numbers, signs_between = rest, left
     return numbers[0]
+
+
+def _numbers(text: str) -> list[float]:
+    return [_number(one) for one in re.findall(DIGITS, text)]
 
 
 def _number(text: str) -> float:
