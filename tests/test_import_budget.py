@@ -15,6 +15,8 @@ HEAVY = frozenset({
 })
 ASK_PATH = ("swarmctl.cli.ask", "swarmctl.verbs.ask", "swarmctl.runtimes.llamacpp", "swarmctl.fleet.snapshot",
             "swarmctl.routing", "swarmctl.ledger.terminal")
+#: What a question loads of ours, with a little room: modules, dataclasses, patterns compiled beforehand.
+MODULES, CLASSES, PATTERNS = 73, 71, 6
 
 
 def heavy_modules(code: str) -> set[str]:
@@ -41,6 +43,34 @@ def test_the_command_line_starts_without_anything_heavy(argv):
 @pytest.mark.parametrize("module", ASK_PATH)
 def test_nothing_on_the_way_of_a_question_is_heavy(module):
     assert heavy_modules(f"import {module}") == set()
+
+
+def test_a_question_loads_nothing_that_plans_fits_or_opens_tunnels():
+    names = ("swarmctl.routing.calibration", "swarmctl.routing.fitting", "swarmctl.routing.cascade",
+             "swarmctl.fleet.ssh_config", "swarmctl.fleet.converge", "swarmctl.verbs.up")
+    check = f"import swarmctl.fleet.tunnels\nassert [name for name in {names!r} if name in sys.modules] == []"
+    assert heavy_modules(f"{command_line('ask', '--help')}\n{check}") == set()
+
+
+def test_what_a_question_defines_stays_few():
+    """Each dataclass costs a third of a millisecond of every question, each pattern a tenth or more."""
+    count = """
+import dataclasses, re
+made = {"classes": 0, "patterns": 0}
+process, compiled = dataclasses._process_class, re.compile
+def counted(cls, *rest):
+    made["classes"] += cls.__module__.startswith("swarmctl")
+    return process(cls, *rest)
+def noted(*rest):
+    made["patterns"] += sys._getframe(1).f_globals["__name__"].startswith("swarmctl")
+    return compiled(*rest)
+dataclasses._process_class, re.compile = counted, noted
+import swarmctl.fleet.tunnels, swarmctl.runtimes.llamacpp
+"""
+    check = "modules = [name for name in sys.modules if name.startswith('swarmctl')]\n" \
+            f"assert len(modules) <= {MODULES} and made['classes'] <= {CLASSES}, (len(modules), made)\n" \
+            f"assert made['patterns'] <= {PATTERNS}, made"
+    assert heavy_modules(f"import sys\n{count}\n{command_line('ask', '--help')}\n{check}") == set()
 
 
 def test_help_loads_no_command():

@@ -3,8 +3,9 @@ command.
 
 One multiplexed master a host (ssh_config(5), ControlMaster) carries every forward. Measured against
 fabric's forwards in docs/hosts.md: with a warm tunnel `ask` makes no SSH handshake at all. `ask` loads this
-module, so it imports nothing heavy. Sockets lie in `paths.runtime`, a folder that only its owner may enter;
-the name of a socket is a hash, because a socket's path may not be long.
+module, so it imports nothing heavy, and what opens a tunnel only where one is opened. Sockets lie in
+`paths.runtime`, a folder that only its owner may enter; the name of a socket is a hash, because a socket's
+path may not be long.
 """
 
 from __future__ import annotations
@@ -21,8 +22,6 @@ from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import HostUnreachable, SwarmError
-from swarmctl.fleet.ssh_config import client_argv, hop_names, jump_argv, proxy_option, resolve
-from swarmctl.fleet.ssh_stderr import error_from_stderr
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -145,6 +144,8 @@ def master_argv(resolved: Resolved, control: Path, *, known_hosts: Path, ssh_con
 
     The user's own forwards, commands and multiplexing in the SSH config are not for this connection.
     """
+    from swarmctl.fleet.ssh_config import client_argv, proxy_option
+
     own = ("ClearAllForwardings=yes", "ForwardAgent=no", "ForwardX11=no", "PermitLocalCommand=no",
            "RemoteCommand=none",
            "RequestTTY=no", "ControlMaster=yes", f"ControlPersist={linger}", "StreamLocalBindUnlink=yes",
@@ -188,6 +189,9 @@ def _tag(host_name: str) -> str:
 
 def _start_master(paths: Paths, host_name: str, ssh: str, ssh_config: str | None, connect_timeout: float,
                   linger: str) -> None:
+    from swarmctl.fleet.ssh_config import hop_names, jump_argv, resolve
+    from swarmctl.fleet.ssh_stderr import error_from_stderr
+
     control = control_path(paths, host_name)
     control.unlink(missing_ok=True)  # left by a master that was killed
     _aim_path(control).unlink(missing_ok=True)
