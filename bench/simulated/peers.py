@@ -1,4 +1,4 @@
-"""What gateways do today, and what nobody can do: the policies that swarmctl is compared with.
+"""What gateways do today: the policies that swarmctl is compared with.
 
 All of the gateways send a question on at once; it then waits in its host's own queue. LiteLLM's two are
 written after router_strategy/least_busy.py and lowest_latency.py (its averages keep the first nine samples
@@ -117,43 +117,6 @@ class LowestLatency(Counting):
         seen = self.seen[host.machine.name]
         value = (now - one.sent) / one.question.answer
         self.seen[host.machine.name] = [*seen[:9], value] if len(seen) >= 10 else [*seen, value]
-
-
-class Clairvoyant(Policy):
-    """Knows every answer's length and every host's state, keeps the queue itself, the shortest first, and
-    takes the earliest end. Not the optimum, which is intractable, but nothing that could be built comes near
-    it."""
-
-    name = "clairvoyant"
-
-    def __init__(self, machines, seed=0):
-        """Nothing to prepare."""
-
-    def pick(self, question, hosts, now):
-        """The host on which it would end first, or wait for that one."""
-        if all(len(host.active) >= host.machine.slots for host in hosts.values() if host.up):
-            return None
-        ends = {name: self._end(question, host, now) for name, host in hosts.items() if host.up}
-        if not ends:
-            return None
-        best = min(ends, key=lambda name: ends[name])
-        host = hosts[best]
-        return best if len(host.active) + len(host.queue) < host.machine.slots else None
-
-    def order(self, waiting, now):  # noqa: ARG002
-        """The shortest first."""
-        return sorted(waiting, key=lambda question: question.answer)
-
-    def _end(self, question, host, now):
-        machine = host.machine
-        slowed = 1 + machine.crowding * min(len(host.active), machine.slots - 1)
-        read = (question.prompt - min(question.history, host.holds(question.conversation))) / machine.prefill
-        wait = 0.0
-        if len(host.active) >= machine.slots:
-            wait = min(one.prompt_left / machine.prefill + one.answer_left * slowed / machine.decode
-                       for one in host.active)
-        return now + wait + (machine.load_seconds if host.cold(now) else 0.0) + read \
-            + question.answer * slowed / machine.decode
 
 
 PEERS = (RoundRobin, LeastConnections, RandomOfTwo, LeastBusy, LowestLatency)
