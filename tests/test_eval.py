@@ -11,13 +11,16 @@ import duckdb
 import pytest
 from running import Cli
 from test_ask import Server
+from waiting import until
 
 from recipes.tiny.tasks import draw
+from swarmctl.dispatch.slots import claim
+from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import UsageError
 from swarmctl.evaluation import report as pages
 from swarmctl.evaluation.ballots import blind_votes, thumbs
 from swarmctl.evaluation.questions import capability
-from swarmctl.fleet.snapshot import Fleet, write_fleet
+from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
 from swarmctl.learning.grade import MATCHES
 from swarmctl.ledger.journal import append
 from swarmctl.paths import Paths
@@ -146,6 +149,25 @@ def test_an_evaluation_that_was_cut_goes_on_where_it_was(cli) -> None:
     after = kept.read_text()
     assert after.startswith(before)
     assert len(after.splitlines()) == 21
+
+
+@pytest.mark.runtime
+def test_an_evaluation_waits_for_a_slot_and_lets_people_go_first(cli) -> None:
+    (small,) = (one for one in make_swarm(cli.paths, read_fleet(cli.paths.fleet)).candidates
+                if one.model == "tiny-small")
+    tickets = cli.paths.state / "queue"
+    with claim(cli.paths, small, small.parallel):
+        evaluating = cli.start("eval", "tiny-large", "--against", "tiny-small", "--max-tokens", "8",
+                               "--limit", "3", "--json")
+        (theirs,) = until(lambda: sorted(tickets.glob("[0-9]*")))
+        asking = cli.start("ask", "-m", "tiny-small", "What is the capital of France?")
+        line = until(lambda: len(found := sorted(tickets.glob("[0-9]*"))) == 2 and found)
+        assert line.index(theirs) == 1, "whoever came later is before it"
+        assert not next(cli.paths.data.glob("evaluations/tiny-large/*/answers-digest-small-*")).read_text()
+    for process in (asking, evaluating):
+        _, said = process.communicate(timeout=120)
+        assert process.returncode == 0, said
+    assert list(tickets.iterdir()) == []
 
 
 @pytest.mark.runtime

@@ -1,7 +1,8 @@
 """Many questions to one release, over every server that serves it at once.
 
 What was answered is on disk before the next question goes out, so an evaluation that was cut goes on where it
-was. A server that fails drops out and its question goes to another.
+was. A server that fails drops out and its question goes to another. Each question claims a slot as all others
+do, and waits behind them: an evaluation has time.
 """
 
 from __future__ import annotations
@@ -9,13 +10,18 @@ from __future__ import annotations
 import json
 import queue
 import threading
+import time
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.dispatch.reach import endpoint, open_way
-from swarmctl.errors import RemoteError, RequestRejected, ServerError, ServerUnavailable, StreamBroken
+from swarmctl.dispatch.admission import Terms, admit
+from swarmctl.dispatch.swarm import make_swarm
+from swarmctl.errors import Busy, RemoteError, RequestRejected, ServerError, ServerUnavailable, StreamBroken
 from swarmctl.exchange import ChatRequest, Timings
+from swarmctl.routing.cost import Question as Priced
+from swarmctl.routing.cost import Standing, price
+from swarmctl.routing.waiting import LAST
 from swarmctl.runtimes.http import TunnelDown
 from swarmctl.runtimes.named import runtime
 
@@ -23,16 +29,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from swarmctl.dispatch.admission import Admitted
+    from swarmctl.dispatch.swarm import Swarm
     from swarmctl.evaluation.questions import Question
     from swarmctl.exchange import Chunk
-    from swarmctl.fleet.snapshot import Fleet, HostEntry, Served
+    from swarmctl.fleet.snapshot import Fleet
     from swarmctl.paths import Paths
+    from swarmctl.routing.cost import Candidate
 
 CONNECT_TIMEOUT = 5.0
 FIRST_TOKEN_TIMEOUT = 120.0
 TOKEN_TIMEOUT = 60.0
 POLL = 0.1
 AT_ONCE = 4
+#: Where the queue is full, it is tried again after so many seconds at most.
+AGAIN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,10 +77,8 @@ class Reply:
 class Lane:
     """One server of a release."""
 
-    paths: Paths
-    fleet: Fleet
-    entry: HostEntry
-    served: Served
+    swarm: Swarm
+    candidate: Candidate
 
     def ask(self, question: Question, sample: int, style: Style) -> Reply:
         """One answer. Raises RemoteError, ServerError."""
@@ -77,14 +86,26 @@ class Lane:
         return self.reply(request, question.key, sample)
 
     def reply(self, request: ChatRequest, key: str = "", sample: int = 0) -> Reply:
-        """The whole answer to a request; a tunnel found cold is opened. Raises RemoteError, ServerError."""
-        try:
-            return self._reply(request, key, sample)
-        except TunnelDown:
-            if self.entry.ssh == "local":
-                raise
-            open_way(self.paths, self.fleet, self.entry)
-            return self._reply(request, key, sample)
+        """The whole answer to a request, once a slot is free; a tunnel found cold is opened. Raises
+        RemoteError, ServerError."""
+        with self._admitted(request):
+            try:
+                return self._reply(request, key, sample)
+            except TunnelDown:
+                if self.swarm.host(self.candidate.host).ssh == "local":
+                    raise
+                self.swarm.open(self.candidate)
+                return self._reply(request, key, sample)
+
+    def _admitted(self, request: ChatRequest) -> Admitted:
+        """A slot, however long people keep all of them; whoever waited long enough is no longer the last."""
+        asked, priced = time.monotonic(), Priced("routine", request.characters(), request.max_tokens)
+        prices = (price(priced, self.candidate, Standing(), self.swarm.tariff),)
+        while True:
+            try:
+                return admit(self.swarm, prices, Terms(LAST), asked)
+            except Busy as exc:
+                time.sleep(min(exc.retry_after, AGAIN))
 
     def _reply(self, request: ChatRequest, key: str, sample: int) -> Reply:
         with closing(self._chunks(request)) as chunks:
@@ -96,16 +117,22 @@ class Lane:
                      times.decode_seconds or 0.0, times.completion_tokens or 0)
 
     def _chunks(self, request: ChatRequest) -> Generator[Chunk]:
-        where = endpoint(self.paths, self.entry, self.served.port, self.served.called)
-        yield from runtime(self.served.runtime).chat(
-            where, request, connect_timeout=CONNECT_TIMEOUT, token_timeout=TOKEN_TIMEOUT,
-            first_token_timeout=FIRST_TOKEN_TIMEOUT + 4 * self.served.load_seconds)
+        yield from runtime(self.candidate.runtime).chat(
+            self.swarm.endpoint(self.candidate), request,
+            connect_timeout=CONNECT_TIMEOUT, token_timeout=TOKEN_TIMEOUT,
+            first_token_timeout=FIRST_TOKEN_TIMEOUT + 4 * self.candidate.load_seconds)
 
 
-def lanes_of(paths: Paths, fleet: Fleet, digest: str, host: str | None = None) -> tuple[Lane, ...]:
-    """Every server that serves exactly these weights, or that of one host."""
-    return tuple(Lane(paths, fleet, entry, served) for entry in fleet.hosts for served in entry.served
-                 if served.digest == digest and not served.embedding and host in (None, entry.name))
+def lanes_of(paths: Paths, fleet: Fleet, digest: str) -> tuple[Lane, ...]:
+    """Every server that serves exactly these weights."""
+    swarm = make_swarm(paths, fleet)
+    return tuple(Lane(swarm, one) for one in swarm.candidates if one.digest == digest)
+
+
+def lanes_named(paths: Paths, fleet: Fleet, model: str) -> tuple[Lane, ...]:
+    """Every server of a model."""
+    swarm = make_swarm(paths, fleet)
+    return tuple(Lane(swarm, one) for one in swarm.candidates if one.model == model)
 
 
 def replies(lanes: Sequence[Lane], questions: Sequence[Question], style: Style, kept: Path, *,
@@ -164,7 +191,7 @@ def _ask_all(lanes: Sequence[Lane], todo: Iterable[tuple[Question, int]], style:
         work.put(item)
     stop = threading.Event()
     hands = [threading.Thread(target=_serve, args=(lane, work, done, style, lost, stop), daemon=True)
-             for lane in lanes for _ in range(min(AT_ONCE, max(1, lane.served.parallel)))]
+             for lane in lanes for _ in range(min(AT_ONCE, max(1, lane.candidate.parallel)))]
     for hand in hands:
         hand.start()
     try:
@@ -201,5 +228,5 @@ def _serve(lane: Lane, work: queue.SimpleQueue[tuple[Question, int]], done: queu
             done.put(Reply(question.key, sample, "", f"refused: {exc.message}", 0.0, 0))
         except (RemoteError, ServerError) as exc:
             work.put((question, sample))
-            lost(lane.entry.name, exc.message)
+            lost(lane.candidate.host, exc.message)
             return

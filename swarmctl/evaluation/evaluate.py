@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import UsageError
-from swarmctl.evaluation.answering import Lane, Style, lanes_of, replies
+from swarmctl.evaluation.answering import Style, lanes_named, lanes_of, replies
 from swarmctl.evaluation.ballots import blind_votes, judged
 from swarmctl.learning import gates
 from swarmctl.learning.grade import MATCHES
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
-    from swarmctl.evaluation.answering import Reply
+    from swarmctl.evaluation.answering import Lane, Reply
     from swarmctl.evaluation.questions import Question
     from swarmctl.fleet.snapshot import Fleet
     from swarmctl.learning.gates import Interval
@@ -137,8 +137,7 @@ def _judged(paths: Paths, fleet: Fleet, plan: Plan, old: Mapping[str, list[Reply
             new: Mapping[str, list[Reply]], watch: Watch) -> gates.Votes | None:
     if plan.judge is None:
         return None
-    judges = tuple(Lane(paths, fleet, entry, served) for entry in fleet.hosts for served in entry.served
-                   if served.model == plan.judge and not served.embedding)
+    judges = lanes_named(paths, fleet, plan.judge)
     if not judges:
         raise UsageError(f"no host serves the judge {plan.judge}",
                          hint="`swarmctl status` shows what is served")

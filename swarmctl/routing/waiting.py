@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 #: What a step of priority is worth, in seconds of having come earlier.
 AGEING = 10.0
+#: The priority of what nobody waits for: shadows and evaluations come after everything that a person asks.
+LAST = -10
 #: Who lines up also holds up those who will come while the line lasts: so many for each that stands in it.
 STILL_TO_COME = 2.0
 #: So many seconds earlier for each second of reading that a cache saves, and at most so many.

@@ -22,6 +22,7 @@ from swarmctl.ledger import heard, routers
 from swarmctl.ledger.labels import read_labels
 from swarmctl.ledger.lookup import find_exchange
 from swarmctl.ledger.topic_store import read_state
+from swarmctl.routing.waiting import LAST
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -40,8 +41,6 @@ if TYPE_CHECKING:
 FEWEST_RATINGS = 10
 #: Versions sort by time.
 VERSION = "%Y%m%dT%H%M%S%fZ"
-#: A shadow gives way to everybody.
-LAST = -10
 
 
 @dataclass(frozen=True, slots=True)
