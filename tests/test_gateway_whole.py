@@ -21,11 +21,13 @@ from running import Cli
 from test_cascade import curve
 from waiting import until
 
+from swarmctl.dispatch.marks import mark_down, read_mark
 from swarmctl.dispatch.queue import length
 from swarmctl.dispatch.shadow import SHADOW_VIA
 from swarmctl.dispatch.slots import claimed
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.fleet.snapshot import read_fleet
+from swarmctl.fleet.tunnels import close_tunnel
 from swarmctl.ledger.heard import NAMES
 from swarmctl.paths import Paths
 from swarmctl.routing.confidence import STAGES
@@ -82,6 +84,38 @@ def test_hundreds_of_questions_are_each_answered_or_refused_and_recorded_once(sw
     rows = [row for row in swarm.rows() if row["kind"] == "exchange" and row["id"] not in before]
     _each_once(ended, [row for row in rows if row["via"] == "serve"])
     _everything_happened(rows)
+
+
+def test_a_host_that_is_back_is_used_again_long_before_its_mark_runs_out(swarm):
+    host = swarm.lab.host("worlock")
+    with serving(swarm) as gateway:
+        def ask() -> httpx.Response:
+            return httpx.post(f"{gateway.url}/v1/chat/completions", timeout=120, json={
+                "model": "auto", "messages": [{"role": "user", "content": PROMPTS[0]}], "max_tokens": 2})
+
+        host.kill_sshd()
+        close_tunnel(swarm.paths, "worlock")
+        for _ in range(6):
+            mark = mark_down(swarm.paths, "worlock", "no answer", time.time())
+        assert mark.until - time.time() > 300
+        for _ in range(2):
+            _long_ago(swarm)
+            assert ask().headers["x-swarmctl-host"] != "worlock"
+        host.start()
+
+        def back() -> bool:
+            _long_ago(swarm)
+            assert ask().status_code == 200
+            return read_mark(swarm.paths, "worlock") is None
+
+        until(back, 120)
+
+
+def _long_ago(swarm: Cli) -> None:
+    """The last look at worlock was a while ago."""
+    file = swarm.paths.state / "down" / "worlock.look"
+    file.touch()
+    os.utime(file, (0, 0))
 
 
 def _trust_the_small_model_half(swarm: Cli) -> None:

@@ -2,8 +2,8 @@
 ask.
 
 One small file a host in state, written by rename. A mark is a wish to wait, never a verdict: it runs out by
-itself, `status` and `up` remove it when they reach the host, and it is ignored when no host is left without
-one.
+itself, `status`, `up` and a look beside the questions (returning) remove it when they reach the host, and it
+is ignored when no host is left without one.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.breakers import read_breaker
 from swarmctl.dispatch.marks import mark_down, read_mark
+from swarmctl.dispatch.returning import look_whether_back
 from swarmctl.dispatch.slots import TELLING, claimed
 from swarmctl.dispatch.swarm import Sighting
 from swarmctl.dispatch.verify import Verification
@@ -218,6 +219,8 @@ def _from_marks(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
     """What is remembered: that its host could not be reached, or that the server itself failed."""
     mark = read_mark(swarm.paths, candidate.host)
     if mark is not None and mark.until > now:
+        if not mark.verify:
+            look_whether_back(swarm, candidate)
         return Standing(
             out=f"{mark.why}; tried again in {mark.until - now:.0f} s, or by `swarmctl status` now")
     breaker = read_breaker(swarm.paths, candidate.host, candidate.server)
