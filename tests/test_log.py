@@ -59,10 +59,16 @@ def paths(tmp_path):
 
 
 @pytest.fixture
-def run(paths, tmp_path, monkeypatch):
-    """The command line in this process, a day later: what it printed, or the error it raised."""
+def context(paths, tmp_path, monkeypatch):
+    """What the command line is handed, a day later."""
     context = Context(paths, {"SWARMCTL_TERMINAL": "here"}, tmp_path / "inventory.yaml", lambda: NOW)
     monkeypatch.setattr(Context, "make", lambda _: context)
+    return context
+
+
+@pytest.fixture
+def run(context, monkeypatch):
+    """The command line in this process: what it printed, or the error it raised."""
     monkeypatch.setenv("TZ", "UTC")
     time.tzset()
 
@@ -347,9 +353,24 @@ def test_an_empty_journal_is_no_error(tmp_path, run, paths):
     for file in journal.files(paths.journal):
         file.unlink()
     assert json.loads(run("list", "--json")) == []
+    assert run("list") == run("list", "--rated", "up") == ""
     assert run("check") == "0 files: no records; 0 lines torn\n"
     with pytest.raises(UsageError):
         run("show")
+
+
+@pytest.mark.parametrize(("args", "said"), [
+    (("list", "-m", "nobody"), "`swarmctl log` alone lists all"), (("search", "xyzzy"), "holds 'xyzzy'")])
+def test_what_finds_nothing_says_so_beside_the_output(context, args, said):
+    done = CliRunner().invoke(app, ["log", *args])
+    assert (done.exit_code, done.stdout) == (0, "")
+    assert said in done.stderr
+
+
+def test_a_journal_without_a_question_says_what_to_do(context):
+    for file in journal.files(context.paths.journal):
+        file.unlink()
+    assert "`swarmctl ask`" in CliRunner().invoke(app, ["log"]).stderr
 
 
 def test_a_damaged_ledger_names_the_command_that_heals_it(run, paths):

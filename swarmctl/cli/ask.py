@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 #: A bigger attachment is a corpus, and belongs to bulk work.
 MAX_ATTACHMENT = 8 << 20
+EXAMPLE = 'swarmctl ask "What is the capital of France?"'
 
 
 def ask(
@@ -198,14 +199,14 @@ def read_question(prompt: list[str] | None, files: list[Path], *,
     attachments = [_attachment(path) for path in files]
     if words in ("", "-"):
         if sys.stdin.isatty() and words == "":
-            raise UsageError("no question", hint='swarmctl ask "What is the capital of France?"')
+            raise UsageError("no question", hint=EXAMPLE)
         words = _decode(sys.stdin.buffer.read(MAX_ATTACHMENT + 1), "stdin")
     elif with_pipe and _piped() and not any(str(path) == "-" for path in files):
         piped = _decode(sys.stdin.buffer.read(MAX_ATTACHMENT + 1), "stdin")
         if piped.strip():
             attachments.insert(0, Attachment("stdin", piped))
     if not words.strip():
-        raise UsageError("the question is empty")
+        raise UsageError("the question is empty", hint=EXAMPLE)
     return words.strip(), attachments
 
 

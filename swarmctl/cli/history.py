@@ -46,7 +46,7 @@ def history(
     elif found:
         typer.echo(history_text(found))
     else:
-        sys.stderr.write("nothing was deployed yet; `swarmctl deploy` does it\n")
+        sys.stderr.write("swarmctl: nothing was deployed yet; `swarmctl deploy` does it\n")
 
 
 def history_text(records: Sequence[Release]) -> str:

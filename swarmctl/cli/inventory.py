@@ -11,7 +11,8 @@ import typer
 if TYPE_CHECKING:
     from swarmctl.cli.context import Context
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False,
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True,
+                  pretty_exceptions_enable=False,
                   help="Check the inventory, or print its JSON Schema.")
 
 

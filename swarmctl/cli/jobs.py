@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from swarmctl.cli.confirm import confirm_removal
 from swarmctl.errors import SomeHostsFailed, SwarmError
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from swarmctl.inventory import Inventory
     from swarmctl.verbs.jobs import Row
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, invoke_without_command=True,
+app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
+                  invoke_without_command=True,
                   help="Runs of `swarmctl train` on all hosts: list, show, follow, cancel, resume, remove.")
 RUN = Annotated[str, typer.Argument(metavar="RUN", help="A run's name, its beginning, or latest.")]
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print JSON.")]
@@ -51,7 +53,7 @@ def jobs(
     elif rows:
         _table(rows)
     else:
-        sys.stderr.write("no runs yet; `swarmctl train` makes one\n")
+        sys.stderr.write("swarmctl: no runs yet; `swarmctl train` makes one\n")
     if failed:
         raise SomeHostsFailed(f"failed: {', '.join(failed)}")
 
@@ -157,7 +159,7 @@ def prune(
     context: Context = ctx.obj
     inventory = _inventory(context)
     if not (dry_run or yes):
-        typer.confirm(f"remove runs older than {days:g} days, and what only they need?", abort=True, err=True)
+        confirm_removal(f"runs older than {days:g} days, and what only they need")
     found = list(verb(context.paths, inventory, host or (), days=days, dry_run=dry_run, now=context.clock()))
     rows = [one for _, one in found if isinstance(one, Pruned)]
     if as_json:

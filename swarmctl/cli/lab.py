@@ -61,7 +61,7 @@ def down(
 
     where = _folder(ctx, folder)
     if lab_down(where, wipe=wipe) is None:
-        sys.stderr.write(f"There is no lab in {where}.\n")
+        sys.stderr.write(f"swarmctl: there is no lab in {where}\n")
         return
     sys.stderr.write(f"The lab is down{' and its folder is removed' if wipe else ''}.\n")
 

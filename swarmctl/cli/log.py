@@ -65,6 +65,8 @@ def list_exchanges(
     found = verb.listing(context.paths, wanted, context.clock())
     if as_json:
         return _json(_objects(found))
+    if not found.rows:
+        return _say(_why_none(context, wanted))
     year = _local(context.clock()).year
     _table(("id", "when", "category", "s", "rated", "answered by", "question"),
            (_line(row, year) for row in found.rows), fixed=5)
@@ -102,6 +104,8 @@ def search(
     found = verb.search(context.paths, text, limit)
     if as_json:
         return _json(_objects(found))
+    if not found.rows:
+        return _say(f"nothing that was asked or answered holds {printable(text)!r}")
     year = _local(context.clock()).year
     _table(("id", "when", "in", "answered by", "text"), (
         (one, _when(at, year), part, f"{model} on {host}", _around(content, text))
@@ -225,6 +229,17 @@ def _objects(table: Table) -> list[dict[str, Any]]:
     for name in table.columns:
         names.append(name if name not in names else f"{name}_{len(names) + 1}")
     return [dict(zip(names, row, strict=True)) for row in table.rows]
+
+
+def _why_none(context: Context, wanted: verb.Wanted) -> str:
+    narrowed = wanted != verb.Wanted(wanted.limit)
+    if narrowed and verb.listing(context.paths, verb.Wanted(1), context.clock()).rows:
+        return "nothing that was asked is like that; `swarmctl log` alone lists all"
+    return "nothing was asked yet: `swarmctl ask` does"
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(f"swarmctl: {line}\n")
 
 
 def _json(value: Any) -> None:  # noqa: ANN401

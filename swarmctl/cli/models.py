@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from swarmctl.cli.confirm import confirm_removal
 from swarmctl.cli.history import history
 from swarmctl.errors import SomeHostsFailed, SwarmError, UsageError
 
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from swarmctl.runtimes.placement import Share
     from swarmctl.verbs.models import Row
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False,
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True,
+                  pretty_exceptions_enable=False,
                   help="List, fit, push, copy, pull, remove and prune the models on the hosts.")
 
 app.command("history")(history)
@@ -167,7 +169,7 @@ def remove(ctx: typer.Context,
             raise UsageError(f"{host}: {_title(one)} stays: {why}",
                              hint="take it out of the inventory, run `swarmctl up`, then remove it")
     if not yes:
-        _confirm(f"remove {', '.join(_title(one) for one in found)} from {host}")
+        confirm_removal(f"{', '.join(_title(one) for one in found)} from {host}")
     freed = verb(yard, stock, found)
     _show_removed({host: found}, freed, as_json=as_json, dry=False)
 
@@ -192,7 +194,7 @@ def prune(ctx: typer.Context, host: Annotated[list[str] | None, HOSTS] = None,
         if not yes:
             for name, (_, what) in going.items():
                 sys.stderr.write(f"{name}: {', '.join(_title(one) for one in what)}\n")
-            _confirm(f"remove {sum(len(what) for _, what in going.values())} models, {_size(size)}")
+            confirm_removal(f"{sum(len(what) for _, what in going.values())} models, {_size(size)}")
         size = _remove_all(yard, going, failed)
     _show_removed({name: what for name, (_, what) in going.items() if name not in failed}, size,
                   as_json=as_json, dry=dry_run)
@@ -237,14 +239,6 @@ def _runtime(name: str | None) -> str | None:
     if name not in (None, "llamacpp", "ollama"):
         raise UsageError(f"no runtime is called {name}", hint="there are llamacpp and ollama")
     return name
-
-
-def _confirm(what: str) -> None:
-    if not sys.stdin.isatty():
-        raise UsageError(f"this would {what}, and there is nobody to ask",
-                         hint="--yes says so; `prune --dry-run` only looks")
-    if not typer.confirm(f"{what}?", err=True):
-        raise SwarmError("nothing was removed")
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> None:

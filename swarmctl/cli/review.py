@@ -13,7 +13,8 @@ from swarmctl.fleet.person import who
 if TYPE_CHECKING:
     from swarmctl.cli.context import Context
 
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, invoke_without_command=True,
+app = typer.Typer(rich_markup_mode=None, add_completion=False, pretty_exceptions_enable=False,
+                  invoke_without_command=True,
                   help="What was asked, how it was liked, what changed, and what waits for your word.")
 
 AS_JSON = typer.Option("--json", help="Print JSON.")

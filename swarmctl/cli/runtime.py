@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from swarmctl.verbs.runtime import Built
 
-app = typer.Typer(rich_markup_mode=None, no_args_is_help=True, pretty_exceptions_enable=False,
+app = typer.Typer(rich_markup_mode=None, add_completion=False, no_args_is_help=True,
+                  pretty_exceptions_enable=False,
                   help="Build llama.cpp on this machine, or list the builds there are.")
 
 
@@ -54,7 +55,7 @@ def listing(
     elif found:
         typer.echo(list_text(found))
     else:
-        sys.stderr.write("no builds yet; `swarmctl runtime build` makes one\n")
+        sys.stderr.write("swarmctl: no builds yet; `swarmctl runtime build` makes one\n")
 
 
 def list_text(found: Sequence[Built]) -> str:
