@@ -6,7 +6,8 @@ Asked greedily, a model says the same each time. So each question is asked once 
 and every policy is put to those very answers, token by token, with the routing code and what it has learned
 from the journal. What an answer costs follows from a line through answers that the throttled servers gave
 (seconds by characters asked and tokens said), which a busy machine does not bend. All is drawn anew DRAWS
-times, ratings included. Intervals: 95 %, paired bootstrap over questions.
+times, ratings included; questions that are rated are not asked. Intervals: 95 %, paired bootstrap over
+questions.
 
 Needs SWARMCTL_TEST_LLAMACPP.
 """
@@ -20,7 +21,21 @@ import time
 from pathlib import Path
 
 import numpy as np
-from cascade import BAD_ANSWER, LONGEST, MIXES, POLICIES, SHARES, WATTS, Home, learn, priced, questions, slow
+from cascade import (
+    BAD_ANSWER,
+    LABELS,
+    LONGEST,
+    MIXES,
+    POLICIES,
+    SHARES,
+    WATTS,
+    Home,
+    ask_what,
+    learn,
+    priced,
+    questions,
+    slow,
+)
 from silent import Silent
 from throttled import Server
 
@@ -94,9 +109,10 @@ class Replay:
 
 def draw(replay, folder, servers, number, count, labels, found):
     """One draw of ratings and of questions of each mix."""
-    known: set[str] = set()
+    asked = ask_what(MIXES, count, f"again {number}")
+    known = {task.question for tasks in asked.values() for task in tasks}
     home = Home(folder / f"home-{number}", servers, Policy(explore=0.0, cascade=True, hedge=False))
-    learn(home, questions("even", labels, f"labels {number}", known))
+    learn(home, questions("even", labels, f"labels again {number}", known))
     route.fit(home.paths, time.time, lambda _: None, wait=60)
     shutil.rmtree(home.paths.state / "habits")
     for server in servers.values():
@@ -109,7 +125,7 @@ def draw(replay, folder, servers, number, count, labels, found):
                                                        hedge=False), BAD_ANSWER * times).swarm()
             for name, times in POLICIES.items() if not name.startswith("always")}
     for mix in MIXES:
-        for task in questions(mix, count, f"asked {mix} {number}", set(known)):
+        for task in asked[mix]:
             swarm = ways["static"]
             row = {f"always {model}": (replay.right(task, model), replay.cost(swarm, task, model))
                    for model in ("small", "large")}
@@ -143,7 +159,7 @@ def _gap(sums):
 
 def main():
     count, labels, draws = (int(sys.argv[place]) if len(sys.argv) > place else usual
-                            for place, usual in ((1, 350), (2, 200), (3, 5)))
+                            for place, usual in ((1, 875), (2, LABELS), (3, 2)))
     folder = Path(tempfile.mkdtemp(prefix="swarmctl-bench-"))
     servers, found = {}, {mix: [] for mix in MIXES}
     try:

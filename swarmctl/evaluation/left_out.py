@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from swarmctl.routing.beliefs import Weights
 
 FOLDS = 4
-#: The newest opinions that are learned from, which bounds the time of the fits.
-MOST = 2000
+#: The newest opinions that are learned from, which bounds the time of the fits: as many as curves are
+#: fitted on (`ledger.heard`), for what was believed when an answer was given says less than what is now.
+MOST = 4000
 
 
 def beliefs_left_out(opinions: Sequence[Opinion], served: Sequence[Known],

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 #: A level counts as this many ratings against the one below it, and what is of one sort of question alone.
 PRIOR, SORT_PRIOR = 12.0, 4.0
-#: Questions that stand for all.
-SORTS = 8
+#: Questions that stand for all: one for each hundred answers, within these.
+SORTS, ANSWERS_EACH = (8, 16), 100
 FOLDS = 5
 #: Fewer ratings of a model than this are no curve of its own.
 FEWEST = 20
@@ -161,7 +161,7 @@ def _sorted(heard: Sequence[Heard]) -> tuple[Sorts | None, Any]:
     if len(known) < len(heard):
         return None, np.zeros((len(heard), 0))
     look = Look.of(known, vectors=False)
-    chosen, factor = pivoted(look, SORTS)
+    chosen, factor = pivoted(look, min(max(len(heard) // ANSWERS_EACH, SORTS[0]), SORTS[1]))
     back = np.linalg.inv(factor[chosen]).T
     rows = [[tuple(map(float, row)) for row in many] for many in (look.points[chosen], back)]
     return Sorts(tuple(look.centre.tolist()), tuple(look.scale.tolist()), *map(tuple, rows)), factor

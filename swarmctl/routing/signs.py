@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 #: Names of the signs, in their order. Each is of about unit size.
 SIGNS = ("slips", "sums", "last sum", "whole number", "fraction", "no end", "passed over", "doubts", "length",
-         "question", "shares")
+         "question", "shares", "own words", "quoted")
 #: Patterns are compiled when first used: most commands read no answer. All are bounded, so that no text takes
 #: long to read.
 DIGITS = r"\d[\d,]{0,18}(?:\.\d{1,18})?"
@@ -28,6 +28,7 @@ END = r"(?i)####|\\boxed|\bthe answer is\b"
 DOUBTS = (r"(?i)\b(?:however|sorry|assum\w*|if we|mistake|not possible|not enough|i think|i believe|"
           r"perhaps|maybe|would)\b")
 SHARES = r"(?i)\b(?:half|third|quarter|fifth|twice|thrice|percent|\d/\d)\b|%"
+WORD = r"[^\W\d_]{2,}"
 APPLY: dict[str, Callable[[float, float], float]] = {
     "+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
 #: Rounding to a cent, or to a hundredth, is no slip.
@@ -56,7 +57,17 @@ def signs(question: str, answer: str) -> tuple[float, ...]:
         log1p(len(text)) / 4,
         log1p(len(asked)) / 4,
         float(bool(re.search(SHARES, asked))),
+        *_taken(asked.lower(), text.lower()),
     )
+
+
+def _taken(asked: str, text: str) -> tuple[float, float]:
+    """Which share of an answer's words the question lacks; and whether the answer stands in the question,
+    letter by letter and digit by digit, whatever lies between them: a quotation, a word spelled out."""
+    words, known = re.findall(WORD, text), set(re.findall(WORD, asked))
+    bare = "".join(filter(str.isalnum, text))
+    stands = bool(bare) and bare in "".join(filter(str.isalnum, asked))
+    return sum(word not in known for word in words) / max(1, len(words)), float(stands)
 
 
 def _sums(text: str) -> Iterator[tuple[float, float]]:
