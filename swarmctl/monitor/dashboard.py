@@ -104,14 +104,19 @@ def _variable(name: str, metric: str) -> dict[str, Any]:
             "includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"}}
 
 
+#: What Grafana's own schema calls required stands in all of them, also where it is the default.
+LEGEND = {"displayMode": "list", "placement": "bottom", "showLegend": True, "calcs": []}
+NO_LEGEND = {**LEGEND, "showLegend": False}
 REDUCED = {"calcs": ["lastNotNull"], "fields": "", "values": False}
 OPTIONS: dict[Kind, dict[str, Any]] = {
     "stat": {"reduceOptions": REDUCED, "colorMode": "value", "graphMode": "area", "textMode": "auto",
-             "orientation": "horizontal", "justifyMode": "auto"},
-    "timeseries": {"legend": {"displayMode": "list", "placement": "bottom", "showLegend": True},
-                   "tooltip": {"mode": "multi", "sort": "desc"}},
-    "table": {"showHeader": True, "cellHeight": "sm"},
-    "bargauge": {"reduceOptions": REDUCED, "displayMode": "basic", "orientation": "horizontal"},
-    "state-timeline": {"mergeValues": True, "showValue": "never", "rowHeight": 0.8,
-                       "legend": {"displayMode": "list", "placement": "bottom", "showLegend": False}},
+             "orientation": "horizontal", "justifyMode": "auto", "wideLayout": True,
+             "showPercentChange": False, "percentChangeColorMode": "standard"},
+    "timeseries": {"legend": LEGEND, "tooltip": {"mode": "multi", "sort": "desc"}},
+    "table": {"showHeader": True, "cellHeight": "sm", "frameIndex": 0},
+    "bargauge": {"reduceOptions": REDUCED, "displayMode": "basic", "orientation": "horizontal",
+                 "valueMode": "color", "namePlacement": "auto", "showUnfilled": True, "sizing": "auto",
+                 "minVizWidth": 8, "minVizHeight": 16, "maxVizHeight": 300, "legend": NO_LEGEND},
+    "state-timeline": {"mergeValues": True, "showValue": "never", "rowHeight": 0.8, "legend": NO_LEGEND,
+                       "tooltip": {"mode": "single", "sort": "none"}},
 }
