@@ -17,6 +17,7 @@ from test_ask import Server
 from swarmctl.dispatch.marks import INTERMITTENT_PAUSE, mark_down, read_mark
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.dispatch.verify import Verification, gpus_lost
+from swarmctl.errors import SwarmError
 from swarmctl.facts import Gpu, parse_facts
 from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
 from swarmctl.fleet.standing import read_aside, set_aside, take_back
@@ -78,6 +79,17 @@ def test_a_torn_word_still_means_out(tmp_path):
 
 
 @pytest.mark.runtime
+def test_a_word_that_cannot_be_written_names_the_file(tmp_path):
+    paths = paths_under(tmp_path)
+    paths.state.mkdir(parents=True, exist_ok=True)
+    (paths.state / "standing").write_text("no folder")
+    for write in (lambda: set_aside(paths, "spinoza", "cordoned", 0.0), lambda: take_back(paths, "spinoza")):
+        with pytest.raises(SwarmError) as caught:
+            write()
+        assert "standing/spinoza.json" in caught.value.message
+        assert caught.value.hint
+
+
 def test_a_cordoned_host_gets_no_question_and_asking_it_by_name_is_refused(swarm):
     assert ask_json(swarm, "What is 23 + 45?")["host"] == "calisota"
     said = swarm.run("cordon", "calisota").stderr

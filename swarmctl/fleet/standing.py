@@ -54,19 +54,24 @@ def set_aside(paths: Paths, host: str, state: State, now: float) -> Aside:
     """Take a host out for new questions. One that is out already keeps its time."""
     before = read_aside(paths, host)
     aside = Aside(host, state, before.since if before else now)
+    file = _file(paths, host)
     try:
-        write_whole(_file(paths, host), json.dumps(asdict(aside)))
+        write_whole(file, json.dumps(asdict(aside)))
     except OSError as exc:
-        raise SwarmError(f"it could not be set aside: {exc}", host=host) from exc
+        raise _unwritable(file, host, exc) from exc
     return aside
 
 
 def take_back(paths: Paths, host: str) -> bool:
     """Let a host have questions again. False where it was not set aside."""
+    file = _file(paths, host)
     try:
-        _file(paths, host).unlink()
+        file.unlink()
     except FileNotFoundError:
         return False
+    except OSError as exc:
+        raise SwarmError(f"it stays set aside: {file}: {exc.strerror}", host=host,
+                         hint=f"is {file.parent} yours?") from exc
     return True
 
 
@@ -83,7 +88,7 @@ def upgrading(paths: Paths, host: str, now: float) -> Iterator[None]:
         file.parent.mkdir(parents=True, exist_ok=True)
         held = part.open("w", encoding="utf-8")
     except OSError as exc:
-        raise SwarmError(f"it could not be set aside: {exc}", host=host) from exc
+        raise _unwritable(file, host, exc) from exc
     with held:
         fcntl.flock(held, fcntl.LOCK_EX)
         held.write(json.dumps(asdict(Aside(host, "upgrading", now))))
@@ -123,6 +128,11 @@ def _held(descriptor: int) -> bool:
     except OSError:
         return True
     return False
+
+
+def _unwritable(file: Path, host: str, exc: OSError) -> SwarmError:
+    return SwarmError(f"it could not be set aside: {file}: {exc.strerror or exc}", host=host,
+                      hint=f"is the disk full, or {file.parent} not yours?")
 
 
 def _file(paths: Paths, host: str) -> Path:

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.atomic import write_whole
+from swarmctl.errors import LedgerError
 from swarmctl.ledger import follow
 
 if TYPE_CHECKING:
@@ -143,8 +144,12 @@ def standing(paths: Paths) -> Iterator[tuple[str, str, str, float]]:
 
 
 def forget(paths: Paths) -> None:
-    """Drop the cache; the next call counts the whole journal."""
-    (paths.state / "scores.json").unlink(missing_ok=True)
+    """Drop the cache; the next call counts the whole journal. Raises LedgerError."""
+    cache = paths.state / "scores.json"
+    try:
+        cache.unlink(missing_ok=True)
+    except OSError as exc:
+        raise LedgerError(f"cannot remove {cache}: {exc.strerror}", hint="is the folder yours?") from exc
 
 
 def is_rating(record: Record) -> bool:
