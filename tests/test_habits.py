@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import gc
+import socket
+import time
+import weakref
 from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_routing import SMALL
+from waiting import until
 
 from swarmctl.dispatch.habits import learn, read_habits
 from swarmctl.dispatch.marks import FIRST_PAUSE, LONGEST_PAUSE, clear_mark, mark_down, read_mark
+from swarmctl.dispatch.swarm import make_swarm
+from swarmctl.dispatch.verify import verification
 from swarmctl.exchange import Timings
-from swarmctl.fleet.snapshot import Served
+from swarmctl.fleet.snapshot import Fleet, HostEntry, Served
 from swarmctl.paths import Paths
 from swarmctl.routing.cost import Habits, Question, Standing, Tariff, price
 from swarmctl.routing.latency import HALF_LIFE, fold, forecast
@@ -43,6 +50,28 @@ def test_a_short_sample_says_nothing_about_speed_and_a_cut_answer_nothing_about_
     assert (after.prefill_speed, after.decode_speed, after.answer_tokens) == (100.0, 10.0, {})
 
 
+def after_lengths(*lengths: int, habits: Habits | None = None, age: float = 0.0) -> Habits:
+    habits = habits or Habits(100.0, 10.0)
+    for length in lengths:
+        habits = fold(habits, category="routine", characters=300, finish="stop",
+                      timings=replace(EXCHANGE, completion_tokens=length), age=age)
+    return habits
+
+
+def test_the_first_answers_teach_their_length_soon_and_one_of_many_moves_it_little():
+    assert after_lengths(90).answer_tokens["routine"] == pytest.approx(40 + (90 - 40) / 5)
+    settled = after_lengths(*[100] * 400)
+    assert settled.answer_tokens["routine"] == pytest.approx(100, rel=0.01)
+    long_one = after_lengths(1100, habits=settled)
+    assert long_one.answer_tokens["routine"] == pytest.approx(120, rel=0.01)
+
+
+def test_lengths_that_change_for_good_are_learned_anew():
+    settled = after_lengths(*[100] * 400)
+    assert after_lengths(*[300] * 150, habits=settled).answer_tokens["routine"] > 280
+    assert after_lengths(300, habits=settled, age=10 * HALF_LIFE).answer_tokens["routine"] > 130
+
+
 def test_cached_tokens_are_not_counted_as_read():
     cached = Timings(prompt_tokens=100, cached_tokens=95, prompt_seconds=0.001)
     assert fold(Habits(100.0, 10.0), category="code", characters=300, finish="stop",
@@ -59,6 +88,7 @@ def test_habits_survive_on_disk_and_belong_to_one_model_file(paths):
     learn(paths, at, category="routine", characters=300, finish="stop", timings=EXCHANGE)
     after = read_habits(paths, "worlock", SERVED)
     assert after.decode_speed == pytest.approx(12)
+    assert after.answers_seen == {"routine": 1.0}
     assert set(after.errors) == {"prefill", "decode"}, "nothing was loaded, and no first token was timed"
     assert read_habits(paths, "worlock", replace(SERVED, digest="d2")).decode_speed == 10.0
 
@@ -163,6 +193,8 @@ def test_a_load_that_was_seen_replaces_what_up_measured():
 
 @pytest.mark.parametrize("garbage", ["", "{", "[]", '{"digest": "d1"}', '{"digest": "d1", "nonsense": 1}',
                                      '{"digest": "d1", "answer_tokens": {}, "prefill_speed": "x"}',
+                                     '{"digest": "d1", "answer_tokens": {}, "prefill_speed": 1, '
+                                     '"decode_speed": 1, "answers_seen": {"routine": "x"}}',
                                      "\0\0"])
 def test_garbage_in_a_habits_file_falls_back_to_what_up_measured(paths, garbage):
     path = paths.state / "habits" / "worlock@m.json"
@@ -177,6 +209,22 @@ def test_a_host_is_left_alone_longer_with_each_failure_in_a_row(paths):
     assert pauses[-1] == LONGEST_PAUSE
     clear_mark(paths, "worlock")
     assert read_mark(paths, "worlock") is None
+
+
+def test_many_questions_verify_a_host_once_and_nothing_stays_behind(paths):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        served = replace(SERVED, port=silent.getsockname()[1])
+        entry = HostEntry("box", "local", "/d", 1.0, 0.0, 1.0, 0.3, "EUR", ("inference",), (served,))
+        swarm = make_swarm(paths, Fleet("i", "", "", None, 30.0, 60.0, (entry,)))
+        asked = [verification(swarm, swarm.candidates, time.time()) for _ in range(20)]
+        assert len(set(map(id, asked))) == 1
+    until(lambda: asked[0].ended)
+    assert asked[0].why
+    assert verification(swarm, swarm.candidates, time.time()) is not asked[0]
+    first = weakref.ref(asked[0])
+    asked.clear()
+    gc.collect()
+    assert first() is None, "a gateway would keep every swarm that it ever saw"
 
 
 @pytest.mark.parametrize("garbage", ["", "{}", "[1]", '{"host": 1}'])

@@ -84,9 +84,10 @@ def _read(file: Path, digest: str) -> Habits | None:
         if raw.pop("digest") != digest:
             return None
         lengths = {str(key): float(value) for key, value in raw.pop("answer_tokens").items()}
+        seen = {str(key): float(value) for key, value in raw.pop("answers_seen", {}).items()}
         errors = {str(key): (float(pair[0]), float(pair[1])) for key, pair in raw.pop("errors", {}).items()}
         found = Habits(**{key: float(value) for key, value in raw.items()}, answer_tokens=lengths,
-                       errors=errors)
+                       answers_seen=seen, errors=errors)
     except (OSError, Garbled, ValueError, TypeError, KeyError, AttributeError, IndexError, OverflowError):
         return None
     return found if found.characters_per_token > 0 else None

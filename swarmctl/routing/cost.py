@@ -39,6 +39,7 @@ MIN_ANSWER_TOKENS = 32
 class Habits:
     """What exchanges have taught of one (host, model). Speeds in tokens per second, times in seconds.
 
+    `answer_tokens` is the mean length by category, `answers_seen` how many answers it rests on.
     `decode_speed` is of an answer alone; each further answer beside it makes a token's time longer by
     `crowding`. `service_seconds` is for how long an answer holds its slot; `cache_share` how much of a
     conversation that it answered before its cache still held. `errors` are mean and variance of
@@ -50,6 +51,7 @@ class Habits:
     overhead: float = 0.0
     characters_per_token: float = DEFAULT_CHARACTERS_PER_TOKEN
     answer_tokens: Mapping[str, float] = field(default_factory=dict)
+    answers_seen: Mapping[str, float] = field(default_factory=dict)
     load_seconds: float = 0.0
     service_seconds: float = 0.0
     crowding: float = 0.0

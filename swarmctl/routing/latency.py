@@ -1,9 +1,10 @@
 """How long an answer will take on a host, how far off that may be, and what every exchange teaches of both.
 
 Expectations follow from the host's own speeds (`Habits`), means that the newest exchange moves by a fifth,
-and by more the longer nothing was asked. How far off they are is kept as the mean and variance of
-ln(actual / expected), the error of a quantity that is never negative and has a long tail; its 95th percentile
-says when a first token is late. Pure.
+and by more the longer nothing was asked. The lengths of answers scatter by far more than speeds do, and
+change less: the newest moves their mean by a fifth at first, and by a fiftieth once many were seen. How far
+off an expectation is is kept as the mean and variance of ln(actual / expected), the error of a quantity that
+is never negative and has a long tail; its 95th percentile says when a first token is late. Pure.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
 
 #: The weight of the newest sample, and the seconds after which what is known counts half.
 WEIGHT, HALF_LIFE = 0.2, 86_400.0
+#: What is supposed of an answer's length counts as so many answers; all that were seen, as at most so many.
+SUPPOSED, MOST_ANSWERS = 4.0, 50.0
 #: Shorter samples say more about overhead than about speed.
 MIN_PREFILL_TOKENS, MIN_DECODE_TOKENS = 16, 4
 #: Ollama counts milliseconds as loading where nothing was loaded.
@@ -73,22 +76,36 @@ def fold(before: Habits, *, category: Category, characters: int, finish: str, ti
     """What is known after one more exchange. `expected` is the price at which it was sent, `company` how many
     answers the server gave beside it, `age` the seconds since the exchange before. A cut answer says nothing
     about how long answers are, one in company little about the speed alone."""
-    weight = 1 - (1 - WEIGHT) * 0.5 ** (max(0.0, age) / HALF_LIFE)
+    weight = 1 - (1 - WEIGHT) * _left(age)
     after = _speeds(before, timings, company, weight)
     prompt, answer = timings.prompt_tokens or 0, timings.completion_tokens or 0
     if prompt:
         after = replace(after, characters_per_token=_mean(before.characters_per_token,
                                                           max(0.5, characters / prompt), weight))
     if answer and finish == "stop":
-        usual = before.answer_tokens.get(category, ANSWER_TOKENS[category])
-        after = replace(after, answer_tokens={**before.answer_tokens,
-                                              category: _mean(usual, answer, weight)})
+        after = _length(after, category, answer, age)
     if expected is None:
         return after
     if expected.cached_tokens and timings.cached_tokens is not None:
         held = min(1.0, timings.cached_tokens / expected.cached_tokens)
         after = replace(after, cache_share=(1 - weight) * before.cache_share + weight * held)
     return replace(after, errors=_errors(before.errors, expected, timings, weight))
+
+
+def _length(before: Habits, category: Category, answer: int, age: float) -> Habits:
+    """Lengths scatter by about as much as they are: their mean is that of many answers, not of the last
+    five."""
+    usual = before.answer_tokens.get(category, ANSWER_TOKENS[category])
+    seen = max(0.0, before.answers_seen.get(category, 0.0)) * _left(age) + 1
+    weight = 1 / min(SUPPOSED + seen, MOST_ANSWERS)
+    return replace(before,
+                   answer_tokens={**before.answer_tokens, category: _mean(usual, answer, weight)},
+                   answers_seen={**before.answers_seen, category: min(seen, MOST_ANSWERS)})
+
+
+def _left(age: float) -> float:
+    """The share by which what was known still counts after so many seconds."""
+    return float(0.5 ** (max(0.0, age) / HALF_LIFE))
 
 
 def _speeds(before: Habits, timings: Timings, company: int, weight: float) -> Habits:
