@@ -20,7 +20,7 @@ from swarmctl.dispatch.marks import mark_down, read_mark
 from swarmctl.dispatch.returning import look_whether_back
 from swarmctl.dispatch.slots import TELLING, claimed
 from swarmctl.dispatch.swarm import Sighting
-from swarmctl.dispatch.verify import Verification
+from swarmctl.dispatch.verify import verification
 from swarmctl.errors import ServerUnavailable
 from swarmctl.fleet.standing import read_aside
 from swarmctl.routing.cost import Route, Standing, choose
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from swarmctl.dispatch.swarm import Swarm
+    from swarmctl.dispatch.verify import Verification
     from swarmctl.routing.cost import Candidate, Question
     from swarmctl.runtimes.base import Endpoint
 
@@ -110,7 +111,7 @@ def _returning(swarm: Swarm, candidates: Sequence[Candidate], now: float,
     for host in dict.fromkeys(c.host for c in candidates):
         mark = read_mark(swarm.paths, host)
         if mark and mark.verify and (nobody or mark.until <= now):
-            found[host] = Verification(swarm, tuple(c for c in candidates if c.host == host), now)
+            found[host] = verification(swarm, tuple(c for c in candidates if c.host == host), now)
     return found
 
 
@@ -186,7 +187,7 @@ def _look(swarm: Swarm, candidate: Candidate, now: float) -> Standing:
     except TunnelDown:
         # A cold tunnel is no fault; a local server that does not listen is.
         if endpoint.socket and swarm.host(candidate.host).intermittent:
-            verified = Verification(swarm, (candidate,), now)
+            verified = verification(swarm, (candidate,), now)
             return Standing() if verified.wait() else Standing(out=verified.why)
         return Standing(warm=False) if endpoint.socket else Standing(out="no server listens there")
     except ServerUnavailable as exc:

@@ -30,6 +30,27 @@ PATIENCE = 3.0
 TOKEN_TIMEOUT = 10.0
 
 
+_under_way: dict[tuple[object, ...], Verification] = {}
+_lock = threading.Lock()
+
+
+def verification(swarm: Swarm, candidates: tuple[Candidate, ...], now: float) -> Verification:
+    """That of these candidates, all of one host, which is under way in this process; else a new one."""
+    key = (str(swarm.paths.state), candidates[0].host, *(candidate.server for candidate in candidates))
+    with _lock:
+        found = _under_way.get(key)
+        if found is None or found.ended:
+            found = _under_way[key] = Verification(swarm, candidates, now)
+        return found
+
+
+@atexit.register
+def _stay() -> None:
+    """A process that has answered stays for what is under way, for as long as PATIENCE lets it."""
+    for one in tuple(_under_way.values()):
+        one.wait()
+
+
 class Verification:
     """One host being verified in the background. `why` is what is wrong, once it has ended."""
 
@@ -41,7 +62,11 @@ class Verification:
         self._thread = threading.Thread(target=self._run, name="swarmctl-verify", daemon=True)
         self._until = time.monotonic() + patience
         self._thread.start()
-        atexit.register(self.wait)
+
+    @property
+    def ended(self) -> bool:
+        """Whether `why` says how it is."""
+        return not self._thread.is_alive()
 
     def wait(self) -> bool:
         """Wait for the end, up to `patience` from the start; whether the host is well."""
