@@ -23,8 +23,9 @@ from waiting import until
 
 from swarmctl.dispatch.marks import mark_down, read_mark
 from swarmctl.dispatch.queue import length
-from swarmctl.dispatch.shadow import SHADOW_VIA
-from swarmctl.dispatch.slots import claimed
+from swarmctl.dispatch.shadow import AT_ONCE as AT_ONCE_IN_SHADOW
+from swarmctl.dispatch.shadow import SHADOW_VIA, ask_in_shadow
+from swarmctl.dispatch.slots import claim, claimed
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.fleet.tunnels import close_tunnel
@@ -109,6 +110,21 @@ def test_a_host_that_is_back_is_used_again_long_before_its_mark_runs_out(swarm):
             return read_mark(swarm.paths, "worlock") is None
 
         until(back, 120)
+
+
+def test_shadows_do_not_pile_up_while_the_swarm_is_busy(swarm, monkeypatch):
+    for name, value in swarm.lab.environ.items():
+        monkeypatch.setenv(name, value)
+    found = make_swarm(swarm.paths, read_fleet(swarm.paths.fleet))
+    (small,) = (one for one in found.candidates if one.model == "tiny-small")
+    asked = json.loads(swarm.run("ask", "--json", PROMPTS[0]).stdout)["id"]
+    with claim(swarm.paths, small, small.parallel):
+        assert [ask_in_shadow(found, asked, small) for _ in range(AT_ONCE_IN_SHADOW + 2)] == \
+            [*[True] * AT_ONCE_IN_SHADOW, False, False]
+        until(lambda: length(swarm.paths) == AT_ONCE_IN_SHADOW)
+    until(lambda: sum(row.get("parent") == asked for row in swarm.rows()) == AT_ONCE_IN_SHADOW)
+    until(lambda: ask_in_shadow(found, asked, small))
+    until(lambda: sum(row.get("parent") == asked for row in swarm.rows()) == AT_ONCE_IN_SHADOW + 1)
 
 
 def _long_ago(swarm: Cli) -> None:

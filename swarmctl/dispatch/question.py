@@ -145,8 +145,8 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
     if outcome.finish == "error":
         raise _all_failed(outcome)
     shadow = trial.price.candidate if trial and trial.shadow else None
-    if shadow:
-        ask_in_shadow(swarm, row.id, shadow)
+    if shadow and not ask_in_shadow(swarm, row.id, shadow):
+        shadow = None
     return Answered(row, cascade.way, sort, woken, shadow.model if shadow else None)
 
 

@@ -15,18 +15,28 @@ from swarmctl.errors import LedgerError
 from swarmctl.ledger import routers
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from swarmctl.dispatch.swarm import Swarm
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Candidate
 
 #: `via` of an answer that was given beside another one; its parent is that one
 SHADOW_VIA = "shadow"
+#: So many at a time of one process: a gateway whose swarm is busy would pile up those that wait for a slot.
+AT_ONCE = 2
+
+_room = threading.BoundedSemaphore(AT_ONCE)
 
 
-def ask_in_shadow(swarm: Swarm, exchange: str, candidate: Candidate) -> None:
-    """Have another model answer what an exchange asked. Nobody waits for it; it gives way to all others."""
-    _start(swarm.paths, "shadow", ("--inventory", swarm.fleet.inventory, "route", "shadow", exchange,
-                                   "--model", candidate.model, "--host", candidate.host))
+def ask_in_shadow(swarm: Swarm, exchange: str, candidate: Candidate) -> bool:
+    """Have another model answer what an exchange asked; False where AT_ONCE do so already. Nobody waits for
+    it; it gives way to all others."""
+    room = _room.acquire(blocking=False)
+    if room:
+        _start(swarm.paths, "shadow", ("--inventory", swarm.fleet.inventory, "route", "shadow", exchange,
+                                       "--model", candidate.model, "--host", candidate.host), _room.release)
+    return room
 
 
 def fit_when_due(paths: Paths) -> None:
@@ -36,14 +46,21 @@ def fit_when_due(paths: Paths) -> None:
             _start(paths, "fit", ("route", "fit", "--background"))
 
 
-def _start(paths: Paths, name: str, argv: tuple[str, ...]) -> None:
+def _start(paths: Paths, name: str, argv: tuple[str, ...], ended: Callable[[], None] = lambda: None) -> None:
+    """Start a process; `ended` is told of its end, or that it could not be started."""
     log = paths.state / "routing" / f"{name}.log"
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         said = log.open("wb")
+        with said:
+            started = subprocess.Popen((sys.executable, "-m", "swarmctl", *argv), stdin=subprocess.DEVNULL,
+                                       stdout=said, stderr=said, start_new_session=True)
     except OSError:
+        ended()
         return
-    with said:
-        started = subprocess.Popen((sys.executable, "-m", "swarmctl", *argv), stdin=subprocess.DEVNULL,
-                                   stdout=said, stderr=said, start_new_session=True)
-    threading.Thread(target=started.wait, daemon=True).start()  # a gateway leaves no zombie
+    threading.Thread(target=_await, args=(started, ended), daemon=True).start()
+
+
+def _await(started: subprocess.Popen[bytes], ended: Callable[[], None]) -> None:
+    started.wait()  # a gateway leaves no zombie
+    ended()
