@@ -121,6 +121,13 @@ def ask_what(mixes, count, seed):
     return {mix: questions(mix, count, f"asked {mix} {seed}", set()) for mix in mixes}
 
 
+def weights(mix, tasks):
+    """What each question counts, so that every kind has its share of the mix: of some there are too few."""
+    drawn, shares = Counter(task.kind for task in tasks), MIXES[mix]
+    each = len(tasks) / sum(shares.values())
+    return np.array([each * shares[task.kind] / drawn[task.kind] for task in tasks])
+
+
 def untouched(task):
     """Whether it is of the half that nothing was tuned on."""
     return hashlib.sha1(task.key.encode()).digest()[0] % 2 == 1
@@ -173,7 +180,7 @@ def measure(homes, tasks):
     return found
 
 
-def show(mix, found, rng):
+def show(mix, found, counts, rng):
     print(f"\n{mix}: {len(found['cascade'])} questions\n")
     print("| | right | seconds | mWh | cost in s | of always large | right, less always large's |")
     print("|---|---|---|---|---|---|---|")
@@ -182,13 +189,13 @@ def show(mix, found, rng):
     large = table["always large"]
     for name, rows in table.items():
         picks = rng.integers(0, len(rows), (2000, len(rows)))
-        ratio = [rows[i, 3].sum() / large[i, 3].sum() for i in picks]
-        gap = [rows[i, 0].mean() - large[i, 0].mean() for i in picks]
+        ratio = [counts[i] @ rows[i, 3] / (counts[i] @ large[i, 3]) for i in picks]
+        gap = [np.average(rows[i, 0] - large[i, 0], weights=counts[i]) for i in picks]
         (a, b), (c, d) = np.quantile(ratio, [0.025, 0.975]), np.quantile(gap, [0.025, 0.975])
-        mean = rows.mean(0)
+        mean, usual = (np.average(one, axis=0, weights=counts) for one in (rows, large))
         print(f"| {name} | {mean[0]:.1%} | {mean[1]:.2f} | {1000 * mean[2]:.1f} | {mean[3]:.2f} | "
-              f"{rows[:, 3].sum() / large[:, 3].sum():.2f} [{a:.2f}, {b:.2f}] | "
-              f"{mean[0] - large[:, 0].mean():+.1%} [{c:+.1%}, {d:+.1%}] |")
+              f"{mean[3] / usual[3]:.2f} [{a:.2f}, {b:.2f}] | "
+              f"{mean[0] - usual[0]:+.1%} [{c:+.1%}, {d:+.1%}] |")
     for name in list(POLICIES)[2:]:
         ways = Counter(f"{row[4]} → {row[5]}" + (f" ({row[6]})" if row[6] else "") for row in found[name])
         print(f"\n{name}: " + "; ".join(f"{count} {way}" for way, count in ways.most_common()))
@@ -307,7 +314,7 @@ def run(kind, folder, servers, count, labels, mixes):
                              BAD_ANSWER * times / FASTER[kind]) for name, times in POLICIES.items()}
     rng = np.random.default_rng(0)
     for mix in mixes:
-        show(mix, measure(homes, asked[mix]), rng)
+        show(mix, measure(homes, asked[mix]), weights(mix, asked[mix]), rng)
 
 
 def _expected(home):

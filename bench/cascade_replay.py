@@ -35,6 +35,7 @@ from cascade import (
     priced,
     questions,
     slow,
+    weights,
 )
 from silent import Silent
 from throttled import Server
@@ -130,19 +131,20 @@ def draw(replay, folder, servers, number, count, labels, found):
             row = {f"always {model}": (replay.right(task, model), replay.cost(swarm, task, model))
                    for model in ("small", "large")}
             row |= {name: replay.put(way, task) for name, way in ways.items()}
-            found[mix].append((task.question, row))
+            found[mix].append((task, row))
         print(f"  draw {number + 1}: {mix}", file=sys.stderr)
 
 
 def show(mix, rows):
     places: dict[str, int] = {}
-    of = np.array([places.setdefault(question, len(places)) for question, _ in rows])
+    of = np.array([places.setdefault(task.question, len(places)) for task, _ in rows])
+    counts = weights(mix, [task for task, _ in rows])
     picks = np.random.default_rng(0).integers(0, len(places), (2000, len(places)))
     print(f"\n{mix}: {len(rows)} questions, {len(places)} of them different\n")
     print("| | right | of always large's cost | right, less always large's |\n|---|---|---|---|")
     for name in POLICIES:
         each = np.array([[*row[name], *row["always large"], 1.0] for _, row in rows], dtype=float)
-        sums = np.stack([np.bincount(of, column) for column in each.T], axis=1)
+        sums = np.stack([np.bincount(of, column * counts) for column in each.T], axis=1)
         drawn, total = sums[picks].sum(1), sums.sum(0)
         (a, b), (c, d) = (np.quantile(way(drawn.T), [0.025, 0.975]) for way in (_ratio, _gap))
         print(f"| {name} | {total[0] / total[4]:.1%} | {_ratio(total):.3f} [{a:.3f}, {b:.3f}] | "

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from recorded import exchange, paths_under, rating
 
-from swarmctl.ledger.heard import heard, heard_record, read_curves, refit
+from swarmctl.ledger.heard import EARLIER, heard, heard_record, read_curves, refit
 from swarmctl.ledger.journal import append
 from swarmctl.routing.calibration import FEWEST, Heard, fit
 from swarmctl.routing.confidence import (
@@ -137,6 +137,11 @@ def test_ratings_choose_between_probabilities_and_text():
     ("3 + 4 = 7\n#### 9", "no end", 0.0),
     ("It is 7.5", "whole number", 0.0),
     ("I believe that it may be 7, perhaps.", "doubts", 1.0),
+    ("Apples and pears", "own words", 1 / 3),
+    ("4", "own words", 0.0),
+    ("A p p l e s!", "quoted", 1.0),
+    ("A p p l s", "quoted", 0.0),
+    ("", "quoted", 0.0),
 ])
 def test_the_text_shows(answer, sign, value):
     assert signs("What are 3 apples and 4?", answer)[SIGNS.index(sign)] == pytest.approx(value)
@@ -169,6 +174,21 @@ def test_curves_are_fitted_on_the_journal_and_read_back(tmp_path):
     made = refit(paths)
     assert made.of("d" * 64, "routine").ratings == 60
     assert read_curves(paths) == made
+
+
+def test_answers_that_were_recorded_with_fewer_signs_still_count(tmp_path):
+    paths = paths_under(tmp_path)
+    row = exchange(0, route={"cascade": {"heard": heard_record(0.5, follow([-0.1]), (0.5,) * EARLIER)}})
+    append(paths.journal, row.to_record())
+    append(paths.journal, rating(1, row, 1.0).to_record())
+    assert [one.signs for one in heard(paths, {})] == [(0.5,) * EARLIER + (0.0,) * (len(SIGNS) - EARLIER)]
+
+
+def test_more_ratings_tell_more_sorts_of_question_apart():
+    told = [replace(one, features=read_features("word " * (i % 50) + "?" * (i % 7) + "1" * (i % 11)))
+            for i, one in enumerate(answers(1600, 10))]
+    few, many = fit(told[:200]).sorts, fit(told).sorts
+    assert len(few.landmarks) == 8 < len(many.landmarks) == 16
 
 
 def test_the_latest_rating_that_was_not_taken_back_counts(tmp_path):
