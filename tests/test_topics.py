@@ -137,7 +137,7 @@ def test_vectors_that_are_gone_or_garbage_are_an_error_and_no_crash(paths):
 
 
 def test_too_few_prompts_make_no_topics(paths):
-    with pytest.raises(SwarmError, match="0 different prompts are too few"):
+    with pytest.raises(SwarmError, match="too few different prompts for topics: 0"):
         overview(paths, paths.inventory, How(), NOW, print)
     with pytest.raises(UsageError, match="no such method"):
         overview(paths, paths.inventory, How(method="magic"), NOW, print)

@@ -80,7 +80,7 @@ def overview(paths: Paths, inventory: Path, how: How, now: float, say: Callable[
     texts = {prompt_key(prompt.text): prompt.text for prompt in prompts}
     state = read_state(paths)
     if state is None and len(texts) < FEWEST:
-        raise SwarmError(f"{len(texts)} different prompts are too few for topics",
+        raise SwarmError(f"too few different prompts for topics: {len(texts)}",
                          hint=f"{FEWEST} are the least; a few hundred tell something")
     again = "it was asked for" if how.recluster else "there were none yet" if state is None else ""
     state, new = _embedded(paths, inventory, how, state, texts, say)
