@@ -73,6 +73,11 @@ import swarmctl.fleet.tunnels, swarmctl.runtimes.llamacpp
     assert heavy_modules(f"import sys\n{count}\n{command_line('ask', '--help')}\n{check}") == set()
 
 
+def test_a_command_at_work_collects_again_and_leaves_alone_what_was_loaded():
+    check = "import gc\nassert gc.isenabled()\nassert gc.get_freeze_count() > 1000"
+    assert "torch" not in heavy_modules(f"{command_line('inventory', 'schema')}\n{check}")
+
+
 def test_help_loads_no_command():
     check = "assert [name for name in sys.modules if name.startswith('swarmctl.verbs')] == []"
     assert heavy_modules(f"{command_line('--help')}\n{check}") == set()
