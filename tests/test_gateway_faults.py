@@ -213,6 +213,7 @@ def test_a_server_that_hangs_is_left_and_loses_nothing_when_its_client_does(raw,
     stuck = raw(hangs)
     with swarm_of(home, host("stuck", served("llamacpp", "tiny-small", stuck.port))) as cli, \
             serving(cli) as gateway:
+        assert httpx.get(f"{gateway.url}/v1/models", timeout=60).status_code == 200  # it has begun, whole
         before = _open_files(gateway.process.pid)
         for asked, stream in enumerate((True, False), 1):
             port = int(gateway.url.rpartition(":")[2])
