@@ -61,8 +61,10 @@ MIXES = {
     "everyday": {"capital": 20, "spelling": 20, "chat": 20, "sum": 9, "count": 8, "reading": 8, "code": 15},
     "even": dict.fromkeys(KINDS, 1),
 }
-POLICIES = {"always small": 1, "always large": 1, "static": 1, "cascade": 1, "cascade, 3 times": 3}
-# and how many times as much a bad answer costs
+POLICIES = {"always small": 1, "always large": 1, "static": 1, "cascade": 1, "cascade, 3 times": 3,
+            "always large, again": 1}
+# and how many times as much a bad answer costs; the last is a control: it must cost what the second does
+APART = 11  # questions between two policies
 LONGEST = 64
 LABELS = 2000
 CHECK = "Is that right? Answer yes or no."
@@ -162,21 +164,25 @@ def priced(swarm, seconds, watt_hours):
 
 
 def measure(homes, tasks):
-    """Every question by every policy, side by side, so that the machine's moods hit all alike."""
-    found = {name: [] for name in POLICIES}
-    forced = {"always small": "tiny-small", "always large": "tiny-large"}
-    for task in tasks:
-        for name in POLICIES:
-            home = homes[name]
+    """Every question by every policy. The policies take turns, so that the machine's moods hit all alike, and
+    each is some questions behind the one before it: asked twice in a row, a prompt would be in the server's
+    cache the second time, and cost less."""
+    found = {name: [None] * len(tasks) for name in POLICIES}
+    forced = {"always small": "tiny-small"} | dict.fromkeys(("always large", "always large, again"),
+                                                            "tiny-large")
+    for turn in range(len(tasks)):
+        for behind, name in enumerate(POLICIES):
+            place, home = (turn - APART * behind) % len(tasks), homes[name]
+            task = tasks[place]
             row = home.ask(task, forced.get(name))
             seconds, watt_hours = cost(home, row)
             said = row.route.get("cascade") or {}
             for out in row.route["excluded"]:
                 print(f"  {out['model']} on {out['host']} is out: {out['reason']}", file=sys.stderr)
             why = said.get("why", "").partition(":")[0]
-            found[name].append((is_right(task, row.answer), seconds, watt_hours,
-                                priced(home.swarm(), seconds, watt_hours), said.get("decision", "-"),
-                                row.model, why))
+            found[name][place] = (is_right(task, row.answer), seconds, watt_hours,
+                                  priced(home.swarm(), seconds, watt_hours), said.get("decision", "-"),
+                                  row.model, why)
     return found
 
 
@@ -196,7 +202,7 @@ def show(mix, found, counts, rng):
         print(f"| {name} | {mean[0]:.1%} | {mean[1]:.2f} | {1000 * mean[2]:.1f} | {mean[3]:.2f} | "
               f"{mean[3] / usual[3]:.2f} [{a:.2f}, {b:.2f}] | "
               f"{mean[0] - usual[0]:+.1%} [{c:+.1%}, {d:+.1%}] |")
-    for name in list(POLICIES)[2:]:
+    for name in list(POLICIES)[2:-1]:
         ways = Counter(f"{row[4]} → {row[5]}" + (f" ({row[6]})" if row[6] else "") for row in found[name])
         print(f"\n{name}: " + "; ".join(f"{count} {way}" for way, count in ways.most_common()))
 

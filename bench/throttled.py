@@ -58,7 +58,7 @@ class Server:
         binary = Path(os.environ["SWARMCTL_TEST_LLAMACPP"], "llama-server")
         return [binary, "--model", str(weights), "--alias", self.model, "--host", "127.0.0.1", "--port",
                 str(self.port), "--ctx-size", "1024", "--parallel", "1", "--threads", "1", "--jinja",
-                "--slots", "--no-ui"], {**os.environ}
+                "--slots", "--no-ui", "--cache-ram", "0"], {**os.environ}
 
     def _ready(self, weights):
         until = time.monotonic() + 90
