@@ -131,28 +131,61 @@ def test_ratings_choose_between_probabilities_and_text():
     ("2 + 3 * 4 = 14", "slips", 0.0),
     ("1 / 3 = 0.33", "slips", 0.0),
     ("20% * 50 = 10", "slips", 0.0),
+    ("The fee is 125 + 6*(41-20) = $<<125+6*(41-20)=313>>313.", "slips", 1.0),
+    ("5 * ($5.00 * 5 + $6.00 * 1) = $155", "slips", 0.0),
+    ("(All of them: 3 + 4 = 7.)", "slips", 0.0),
+    ("108*2+5=216+5=221", "slips", 0.0),
+    ("108*2+5=216+5=222", "slips", 1.0),
+    ("24 \\* 2 = 48, $24 \\times 2 = 48$, 24 × 2 = 48, **24 ÷ 2 = 12**", "slips", 0.0),  # noqa: RUF001
+    ("24 \\* 2 = 47, $24 \\times 2 = 46$, 24 × 2 = 45", "slips", 3.0),  # noqa: RUF001
+    ("50 / 200 = 25%", "slips", 0.0),
+    ("50 / 200 * 100 = 25%", "slips", 0.0),
+    ("50 / 200 = 20%", "slips", 1.0),
+    (".5 * 8 = 4", "slips", 0.0),
+    ("3 - 5 = -2", "slips", 0.0),
+    ("60 + 180 + 126 = 367", "slips", 1.0),
+    ("10 / 3 = 3.33", "slips", 0.0),
+    ("3x + 8 = 38 and 4 * = 7", "sums", 0.0),
+    ("2 * 3 + 1 = 6 + 1 = 7", "sums", math.log1p(2)),
     ("5 / 0 = 7", "sums", 0.0),
     ("3 + 4 = 7\n#### 7", "last sum", 1.0),
     ("3 + 4 = 7\n#### 9", "last sum", 0.0),
     ("3 + 4 = 7\n#### 9", "no end", 0.0),
+    ("3 - 5 = -2\n#### -2", "last sum", 1.0),
     ("It is 7.5", "whole number", 0.0),
+    ("It is 7", "whole number", 1.0),
+    ("It is -$7", "whole number", 0.0),
+    ("Pages 3-7", "whole number", 1.0),
     ("I believe that it may be 7, perhaps.", "doubts", 1.0),
     ("Apples and pears", "own words", 1 / 3),
     ("4", "own words", 0.0),
     ("A p p l e s!", "quoted", 1.0),
     ("A p p l s", "quoted", 0.0),
     ("", "quoted", 0.0),
+    ("It is 4.", "how many passed over", math.log1p(1) / 2),
+    ("It is 3 and 4.", "how many passed over", 0.0),
+    ("3 + 4 = 7, 7 * 2 = 14\n#### 14", "loose result", 0.0),
+    ("3 + 4 = 7, 3 * 2 = 6\n#### 6", "loose result", 1.0),
+    ("3 + 4 = 7\n#### 9", "loose result", 1.0),
+    ("3 * 4 + 1 = 12 + 1 = 13, so 13.", "loose result", 0.0),
+    ("3 apples.", "loose result", 0.0),
+    ("He has 3 + 4 = <<3+", "cut off", 1.0),
+    ("He has 3 apples and", "cut off", 1.0),
+    ("He has 3 apples.\n", "cut off", 0.0),
+    ("3 + 4 = 7\n#### 7", "cut off", 0.0),
 ])
 def test_the_text_shows(answer, sign, value):
     assert signs("What are 3 apples and 4?", answer)[SIGNS.index(sign)] == pytest.approx(value)
 
 
-@given(st.text(max_size=300), st.text(alphabet="0123456789+-*/=.,$% x#", max_size=300))
+@given(st.text(max_size=300), st.text(alphabet="0123456789+-*/=.,$% x#()", max_size=300))
 def test_no_text_is_too_odd_for_signs(question, answer):
     assert all(math.isfinite(one) for one in signs(question, answer))
 
 
-@pytest.mark.parametrize("text", ["1" * 20_000, "1+" * 10_000, "9," * 10_000, "1.1" * 7_000, " " * 20_000])
+@pytest.mark.parametrize("text", ["1" * 20_000, "1+" * 10_000, "9," * 10_000, "1.1" * 7_000, " " * 20_000,
+                                  "(1+" * 7_000, "((1)+" * 4_000, "$1%)+" * 4_000, "1+1=" * 5_000,
+                                  "(" * 20_000])
 def test_signs_of_a_long_text_take_no_time(text):
     began = time.process_time()
     signs(text, text)
@@ -176,12 +209,36 @@ def test_curves_are_fitted_on_the_journal_and_read_back(tmp_path):
     assert read_curves(paths) == made
 
 
-def test_answers_that_were_recorded_with_fewer_signs_still_count(tmp_path):
-    paths = paths_under(tmp_path)
-    row = exchange(0, route={"cascade": {"heard": heard_record(0.5, follow([-0.1]), (0.5,) * EARLIER)}})
+def answered_with(paths, found):
+    """One rated answer that was recorded with these signs."""
+    row = exchange(0, route={"cascade": {"heard": heard_record(0.5, follow([-0.1]), found)}})
     append(paths.journal, row.to_record())
     append(paths.journal, rating(1, row, 1.0).to_record())
-    assert [one.signs for one in heard(paths, {})] == [(0.5,) * EARLIER + (0.0,) * (len(SIGNS) - EARLIER)]
+
+
+@pytest.mark.parametrize("count", EARLIER)
+def test_answers_that_were_recorded_with_fewer_signs_still_count(tmp_path, count):
+    paths = paths_under(tmp_path)
+    answered_with(paths, (0.5,) * count)
+    assert [one.signs for one in heard(paths, {})] == [(0.5,) * count + (0.0,) * (len(SIGNS) - count)]
+
+
+@pytest.mark.parametrize("count", [0, 12, len(SIGNS) + 1])
+def test_answers_with_as_many_signs_as_never_were_do_not_count(tmp_path, count):
+    paths = paths_under(tmp_path)
+    answered_with(paths, (0.5,) * count)
+    assert not list(heard(paths, {}))
+
+
+def test_curves_of_fewer_signs_are_none_until_they_are_fitted_again(tmp_path):
+    paths = paths_under(tmp_path)
+    rated(paths, 60)
+    made = refit(paths)
+    file = paths.data / "routing" / "confidence.json"
+    raw = json.loads(file.read_text())
+    file.write_text(json.dumps(raw | {"names": [*SIGNALS, *SIGNS[:EARLIER[-1]]]}))
+    assert read_curves(paths) == Curves()
+    assert refit(paths) == made
 
 
 def test_more_ratings_tell_more_sorts_of_question_apart():

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from swarmctl.routing.calibration import Heard
 
 NAMES = (*SIGNALS, *SIGNS)
-#: Signs that answers were recorded with before the last two were added.
-EARLIER = 11
+#: How many signs answers were recorded with before more stood behind.
+EARLIER = (11, 13)
 #: Rated answers that are fitted, the newest, which bounds the time of it.
 MOST = 4000
 
@@ -92,7 +92,7 @@ def _heard(opinion: Opinion) -> Heard | None:
         beginning = [float(one) for one in said["trail"]["beginning"]]
         trail = Trail(int(said["trail"]["tokens"]), **numbers, beginning=beginning)
         signs = tuple(float(one) for one in said["signs"])
-        if len(signs) not in (len(SIGNS), EARLIER):
+        if len(signs) not in (len(SIGNS), *EARLIER):
             return None
         signs += (0.0,) * (len(SIGNS) - len(signs))
         return Heard(opinion.digest, opinion.category, float(said["before"]), trail, signs, opinion.good,
