@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from hashlib import sha256
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from swarmctl.dispatch.habits import read_habits
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
     from swarmctl.routing.beliefs import Weights
     from swarmctl.routing.cost import Standing
     from swarmctl.runtimes.base import Endpoint
+
+
+UNRATED: Mapping[tuple[str, str, str], tuple[float, float]] = MappingProxyType({})
 
 
 @dataclass(slots=True)
@@ -98,11 +102,13 @@ def _candidates(paths: Paths, fleet: Fleet) -> Iterator[Candidate]:
     for entry in fleet.hosts:
         for served in entry.served:
             if not served.embedding:
-                yield _candidate(paths, entry, served, known)
+                yield make_candidate(paths, entry, served, known)
 
 
-def _candidate(paths: Paths, entry: HostEntry, served: Served,
-               known: Mapping[tuple[str, str, str], tuple[float, float]]) -> Candidate:
+def make_candidate(paths: Paths, entry: HostEntry, served: Served,
+                   known: Mapping[tuple[str, str, str], tuple[float, float]] = UNRATED) -> Candidate:
+    """One server of the snapshot, with what exchanges and ratings (`known`, by model, category and digest)
+    taught of it."""
     rated = {category: shared(known, served.model, category, served.digest) for category in CATEGORIES}
     return Candidate(
         host=entry.name, runtime=served.runtime, server=served.server, model=served.model,

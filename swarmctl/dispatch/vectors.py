@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from swarmctl.dispatch.reach import endpoint, open_way
 from swarmctl.errors import RemoteError, RequestRejected, ServerError, ServerUnavailable, SwarmError
 from swarmctl.fleet.standing import read_aside
-from swarmctl.runtimes.http import TunnelDown
+from swarmctl.runtimes.http import HungUp, TunnelDown
 from swarmctl.runtimes.named import embedder
 
 if TYPE_CHECKING:
@@ -142,6 +142,7 @@ class _Job:
     texts: tuple[str, ...]
     ready: threading.Event = field(default_factory=threading.Event)
     done: Done | None = None
+    failed: BaseException | None = None
 
 
 class _Crew:
@@ -166,6 +167,8 @@ class _Crew:
         while not job.ready.wait(POLL):
             if self._left == 0 and not job.ready.is_set():
                 raise next(reversed(self._failed.values()), SwarmError("the embedding ended unexpectedly"))
+        if job.failed is not None:
+            raise job.failed
         assert job.done is not None
         return job.done
 
@@ -181,6 +184,9 @@ class _Crew:
                 except (RemoteError, ServerError) as exc:
                     self._drop(lane, exc)
                     self.jobs.put(job)
+                except (SwarmError, HungUp) as exc:
+                    job.failed = exc
+                    job.ready.set()
                 else:
                     job.ready.set()
         finally:

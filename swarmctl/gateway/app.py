@@ -179,7 +179,8 @@ class App:
             call.noted |= {"model": asked.model, "texts": len(asked.texts)}
             with self._allowed(call, gateway.clock()):
                 swarm = gateway.engine.resident.swarm()
-                made = await gateway.engine.apart(partial(embed_texts, swarm, asked))
+                made = await call.unless_gone(gateway.engine.claiming(
+                    partial(embed_texts, swarm, asked, call.priority)))
                 self._spend(call, made.tokens)
             call.noted |= {"answered": made.model, "host": made.host, "prompt_tokens": made.tokens}
             await call.reply(200, embed.whole(asked, made), {

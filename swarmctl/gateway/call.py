@@ -5,22 +5,31 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
 from swarmctl.gateway.turn import BadRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Coroutine, Mapping
 
     from starlette.types import Receive, Scope, Send
 
     from swarmctl.gateway.bounds import Bounds
     from swarmctl.gateway.keys import Key
 
+T = TypeVar("T")
+
 JSON, PLAIN = "application/json", "text/plain; charset=utf-8"
 #: JSON nested deeper is no request of any API here; Python's own limit is a RecursionError.
 NOT_JSON = "the body is not JSON"
+
+
+class Left(BadRequest):
+    """The client is gone. Its status is nginx's number for that, which nobody sees but the log."""
+
+    def __init__(self) -> None:
+        super().__init__("the client left", status=499)
 
 
 class Call:
@@ -79,7 +88,7 @@ class Call:
         while more:
             message = await self.receive()
             if message["type"] == "http.disconnect":
-                raise BadRequest("the client left", status=499)
+                raise Left
             raw += message.get("body", b"")
             more = message.get("more_body", False)
             if len(raw) > limit:
@@ -91,6 +100,19 @@ class Call:
         """Return once the client has left. Only after the body was read."""
         while (await self.receive())["type"] != "http.disconnect":
             pass
+
+    async def unless_gone(self, work: Coroutine[Any, Any, T]) -> T:
+        """What `work` comes to. Where the client leaves before, it is cancelled. Raises Left then."""
+        task, gone = asyncio.ensure_future(work), asyncio.ensure_future(self.gone())
+        try:
+            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
+            if task.done():
+                return task.result()
+        finally:
+            for one in (task, gone):
+                one.cancel()
+            await asyncio.gather(task, gone, return_exceptions=True)
+        raise Left
 
     async def begin(self, status: int, media: str, headers: Mapping[str, str],
                     length: int | None = None) -> None:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
+from swarmctl.dispatch.admission import Terms
 from swarmctl.dispatch.vectors import embed_all, server_lanes
+from swarmctl.dispatch.vectors_in_line import LaneInLine
 from swarmctl.errors import SwarmError, UsageError
 from swarmctl.gateway.resident import LEANINGS
 from swarmctl.gateway.surface import Vectors
@@ -23,17 +26,18 @@ if TYPE_CHECKING:
 BATCH_TEXTS, BATCH_CHARACTERS = 64, 64_000
 
 
-def embed(swarm: Swarm, asked: ToEmbed) -> Vectors:
+def embed(swarm: Swarm, asked: ToEmbed, priority: int = 0) -> Vectors:
     """Embed all texts, or none: raises BadRequest for one that is refused, UsageError for a model that makes
-    no vectors, ServerUnavailable where all its servers failed."""
+    no vectors, ServerUnavailable or NoCandidate where all its servers failed, Busy where the line is full."""
     lanes = _lanes(swarm, asked.model)
     began, tokens = time.monotonic(), 0
     vectors: list[array[float]] = []
-    for done in embed_all(lanes, _batches(asked.texts), _lost):
-        vectors += [_vector(result, len(vectors) + place) for place, result in enumerate(done.results)]
-        tokens += done.tokens
-    return Vectors(vectors, lanes[0].served.model, ", ".join(dict.fromkeys(one.where for one in lanes)),
-                   tokens, time.monotonic() - began)
+    batches = tuple(_batches(asked.texts))
+    with closing(LaneInLine(swarm, lanes, Terms(priority), len(batches))) as lane:
+        for done in embed_all((lane,), batches, _lost):
+            vectors += [_vector(result, len(vectors) + place) for place, result in enumerate(done.results)]
+            tokens += done.tokens
+        return Vectors(vectors, lanes[0].served.model, lane.where, tokens, time.monotonic() - began)
 
 
 def _lanes(swarm: Swarm, model: str) -> Sequence[ServerLane]:

@@ -13,7 +13,8 @@ import threading
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeVar
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from swarmctl.dispatch.question import SERVED, put
 from swarmctl.errors import Busy, StreamBroken
@@ -35,7 +36,7 @@ T = TypeVar("T")
 
 #: Events that a thread may be ahead of its reader.
 AHEAD = 64
-#: Threads for embeddings, health, feedback and metrics.
+#: Threads for health, feedback and metrics.
 ASIDE = 8
 #: Seconds that a thread leaves Python's lock to the loop for its first piece. Going on with the second
 #: kept the first back for 0.1 to 0.2 ms (medians of 400 requests in turn).
@@ -53,7 +54,7 @@ class Engine:
         self.at_once = at_once
         self._pool = ThreadPoolExecutor(at_once, thread_name_prefix="swarmctl-turn")
         self._aside = ThreadPoolExecutor(ASIDE, thread_name_prefix="swarmctl-aside")
-        self._running: set[_Bridge] = set()
+        self._running: set[_Bridge | _Errand] = set()
 
     @property
     def running(self) -> int:
@@ -63,8 +64,7 @@ class Engine:
     async def run(self, turn: Turn, *, terminal: str, identity: str,
                   priority: int = 0) -> AsyncGenerator[Event, None]:
         """The events of a turn. Raises what `dispatch.question.put` raises, and Busy."""
-        if len(self._running) >= self.at_once:
-            raise Busy("too many requests are under way", retry_after=BUSY_SECONDS)
+        self._refuse_when_full()
         bridge = _Bridge(asyncio.get_running_loop(), turn, self._running.discard)
         self._running.add(bridge)
         work = _Work(self.resident, turn, terminal, identity, priority, self.clock)
@@ -78,6 +78,30 @@ class Engine:
     async def apart(self, work: Callable[[], T]) -> T:
         """Run what is not a turn, and would make the loop wait, in threads of its own."""
         return await asyncio.get_running_loop().run_in_executor(self._aside, work)
+
+    async def claiming(self, work: Callable[[], T]) -> T:
+        """Run what claims slots as turns do, counted with them and in their threads; to cancel it is to hang
+        up on it. Raises what it raises, and Busy."""
+        self._refuse_when_full()
+        errand = _Errand(Hangup())
+        self._running.add(errand)
+        future = asyncio.get_running_loop().run_in_executor(self._pool, errand.work, work)
+        future.add_done_callback(partial(self._ended, errand))
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            errand.hang_up()
+            raise
+
+    def _ended(self, errand: _Errand, future: asyncio.Future[Any]) -> None:
+        """Nobody may be left who would look at how it ended."""
+        self._running.discard(errand)
+        if not future.cancelled():
+            future.exception()
+
+    def _refuse_when_full(self) -> None:
+        if len(self._running) >= self.at_once:
+            raise Busy("too many requests are under way", retry_after=BUSY_SECONDS)
 
     def hang_up(self) -> int:
         """Cancel every turn that is under way; how many there were."""
@@ -118,6 +142,23 @@ class _Work:
                        routed=bridge.routed, watch=bridge.watch, identity=self.identity,
                        speaks=bridge.speaks, resume=self.turn.stream)
         return Finished(answered)
+
+
+class _Errand:
+    """What is no turn and claims slots all the same."""
+
+    def __init__(self, hangup: Hangup) -> None:
+        self._hangup = hangup
+        self.hang_up = hangup.now
+
+    def work(self, work: Callable[[], T]) -> T:
+        """What the thread does."""
+        with until(self._hangup):
+            try:
+                self._hangup.check()
+                return work()
+            except KeyboardInterrupt as exc:
+                raise StreamBroken("it was cancelled") from exc
 
 
 class _Bridge:

@@ -8,6 +8,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import StreamBroken, SwarmError
+from swarmctl.gateway.call import Left
 from swarmctl.gateway.surface import Meta
 from swarmctl.gateway.turn import BadRequest, Finished, Piece, Restarted, Routed, Whole
 
@@ -42,18 +43,11 @@ class Talking:
     async def answer(self, engine: Engine, terminal: str) -> Exchange | None:
         """Answer; the exchange, or None where the client left or a stream broke. Raises SwarmError while
         nothing was sent."""
-        task = asyncio.ensure_future(self._answer(engine, terminal))
-        gone = asyncio.ensure_future(self.call.gone())
         try:
-            await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-            if task.done():
-                return task.result()
+            return await self.call.unless_gone(self._answer(engine, terminal))
+        except Left:
             self.call.noted["finish"] = "cancelled"
             return None
-        finally:
-            for one in (task, gone):
-                one.cancel()
-            await asyncio.gather(task, gone, return_exceptions=True)
 
     async def _answer(self, engine: Engine, terminal: str) -> Exchange | None:
         try:
