@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import signal
+import threading
+from dataclasses import replace
 from random import Random
 from xml.etree import ElementTree
 
@@ -14,10 +17,12 @@ from test_ask import Server
 from waiting import until
 
 from recipes.tiny.tasks import draw
-from swarmctl.dispatch.slots import claim
+from swarmctl.dispatch.queue import length
+from swarmctl.dispatch.slots import claim, claimed
 from swarmctl.dispatch.swarm import make_swarm
 from swarmctl.errors import UsageError
 from swarmctl.evaluation import report as pages
+from swarmctl.evaluation.answering import Style, lanes_named, replies
 from swarmctl.evaluation.ballots import blind_votes, thumbs
 from swarmctl.evaluation.questions import capability
 from swarmctl.fleet.snapshot import Fleet, read_fleet, write_fleet
@@ -168,6 +173,43 @@ def test_an_evaluation_waits_for_a_slot_and_lets_people_go_first(cli) -> None:
         _, said = process.communicate(timeout=120)
         assert process.returncode == 0, said
     assert list(tickets.iterdir()) == []
+
+
+@pytest.mark.runtime
+def test_a_stopped_evaluation_leaves_the_line_at_once_and_holds_nothing(cli, swarm, tmp_path) -> None:
+    entries = tuple(swarm[0].entry(name, 50.0) for name in ("free", "full"))
+    write_fleet(cli.paths.fleet, replace(read_fleet(cli.paths.fleet), hosts=entries))
+    lanes = lanes_named(cli.paths, read_fleet(cli.paths.fleet), "tiny-small")
+    full = lanes[1].candidate
+    questions = capability(tmp_path / "set.jsonl")
+
+    def ctrl_c(done: int, _: int) -> None:
+        if done:
+            until(lambda: length(cli.paths))
+            raise KeyboardInterrupt
+
+    with claim(cli.paths, full, full.parallel):
+        with pytest.raises(KeyboardInterrupt):
+            replies(lanes, questions, Style(max_tokens=8), tmp_path / "kept.jsonl", tick=ctrl_c,
+                    lost=lambda *_: None)
+        until(lambda: not length(cli.paths))
+        until(lambda: not [one for one in threading.enumerate() if one.name == "swarmctl-evaluate"])
+    assert [claimed(cli.paths, lane.candidate, lane.candidate.parallel) for lane in lanes] == [0, 0]
+
+
+@pytest.mark.runtime
+def test_ctrl_c_ends_an_evaluation_that_waits_in_line(cli) -> None:
+    (small,) = (one for one in make_swarm(cli.paths, read_fleet(cli.paths.fleet)).candidates
+                if one.model == "tiny-small")
+    with claim(cli.paths, small, small.parallel):
+        evaluating = cli.start("eval", "tiny-large", "--against", "tiny-small", "--max-tokens", "8",
+                               "--limit", "3")
+        until(lambda: length(cli.paths))
+        evaluating.send_signal(signal.SIGINT)
+        _, said = evaluating.communicate(timeout=120)
+        assert evaluating.returncode == 130, said
+        assert b"Traceback" not in said
+        assert length(cli.paths) == 0
 
 
 @pytest.mark.runtime

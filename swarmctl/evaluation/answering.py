@@ -11,7 +11,7 @@ import json
 import queue
 import threading
 import time
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from swarmctl.exchange import ChatRequest, Timings
 from swarmctl.routing.cost import Question as Priced
 from swarmctl.routing.cost import Standing, price
 from swarmctl.routing.waiting import LAST
-from swarmctl.runtimes.http import TunnelDown
+from swarmctl.runtimes.http import HungUp, TunnelDown, beneath, pause, until
 from swarmctl.runtimes.named import runtime
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from swarmctl.fleet.snapshot import Fleet
     from swarmctl.paths import Paths
     from swarmctl.routing.cost import Candidate
+    from swarmctl.runtimes.http import Hangup
 
 CONNECT_TIMEOUT = 5.0
 FIRST_TOKEN_TIMEOUT = 120.0
@@ -105,7 +106,7 @@ class Lane:
             try:
                 return admit(self.swarm, prices, Terms(LAST), asked)
             except Busy as exc:
-                time.sleep(min(exc.retry_after, AGAIN))
+                pause(min(exc.retry_after, AGAIN))
 
     def _reply(self, request: ChatRequest, key: str, sample: int) -> Reply:
         with closing(self._chunks(request)) as chunks:
@@ -189,8 +190,9 @@ def _ask_all(lanes: Sequence[Lane], todo: Iterable[tuple[Question, int]], style:
     count = 0
     for count, item in enumerate(todo, 1):  # noqa: B007  the last count is how many there are
         work.put(item)
-    stop = threading.Event()
-    hands = [threading.Thread(target=_serve, args=(lane, work, done, style, lost, stop), daemon=True)
+    hangup, part = beneath()
+    hands = [threading.Thread(target=_serve, args=(lane, work, done, style, lost, hangup),
+                              name="swarmctl-evaluate", daemon=True)
              for lane in lanes for _ in range(min(AT_ONCE, max(1, lane.candidate.parallel)))]
     for hand in hands:
         hand.start()
@@ -198,7 +200,8 @@ def _ask_all(lanes: Sequence[Lane], todo: Iterable[tuple[Question, int]], style:
         for _ in range(count):
             yield _next(done, hands)
     finally:
-        stop.set()
+        hangup.now()
+        part()
 
 
 def _next(done: queue.SimpleQueue[Reply | BaseException], hands: Sequence[threading.Thread]) -> Reply:
@@ -216,8 +219,15 @@ def _next(done: queue.SimpleQueue[Reply | BaseException], hands: Sequence[thread
 
 
 def _serve(lane: Lane, work: queue.SimpleQueue[tuple[Question, int]], done: queue.SimpleQueue[Any],
-           style: Style, lost: Callable[[str, str], None], stop: threading.Event) -> None:
-    while not stop.is_set():
+           style: Style, lost: Callable[[str, str], None], hangup: Hangup) -> None:
+    """What a thread does until it is hung up on, which takes it out of the line and off its server."""
+    with until(hangup), suppress(HungUp):
+        _serve_on(lane, work, done, style, lost, hangup)
+
+
+def _serve_on(lane: Lane, work: queue.SimpleQueue[tuple[Question, int]], done: queue.SimpleQueue[Any],
+              style: Style, lost: Callable[[str, str], None], hangup: Hangup) -> None:
+    while not hangup.done:
         try:
             question, sample = work.get(timeout=POLL)
         except queue.Empty:

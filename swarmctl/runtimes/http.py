@@ -33,6 +33,8 @@ MAX_BODY = 64 << 20
 IDLE_KEPT, IDLE_SECONDS = 2, 4.0
 #: Seconds in which the end of a body must follow its last word for the connection to be kept.
 DRAIN_SECONDS = 0.05
+#: How often a thread that pauses looks whether it is still wanted.
+LOOK_UP = 0.1
 
 
 class TunnelDown(ServerUnavailable):
@@ -113,6 +115,15 @@ def check_hangup() -> None:
     """Raise HungUp where whoever this thread works for is gone; for whoever waits without a request."""
     if (hangup := _hangup.get()) is not None:
         hangup.check()
+
+
+def pause(seconds: float) -> None:
+    """Sleep, and raise HungUp soon after whoever this thread works for is gone."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        check_hangup()
+        time.sleep(min(left, LOOK_UP))
+    check_hangup()
 
 
 @dataclass(slots=True)
