@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import signal
+import subprocess
+import sys
 
 import httpx
 import pytest
 from gateways import serving
 from running import Cli, ask_json
+from waiting import until
 
 from swarmctl.paths import Paths
 
@@ -86,3 +91,65 @@ def test_an_inventory_of_ones_own_takes_over(newcomer):
 def test_without_inventory_and_servers_status_says_what_to_do(newcomer):
     assert "swarmctl init" in newcomer.run("status", status=2).stderr
     newcomer.run("ask", "hello", limit=800)
+
+
+@pytest.fixture
+def bare(newcomer, tmp_path):
+    """The same person, and no build of llama.cpp anywhere."""
+    newcomer.environ["XDG_CACHE_HOME"] = str(tmp_path / "cache")
+    return newcomer
+
+
+def at_a_terminal(cli, *args, typed):
+    """Everything that a command says in a terminal of its own, and its exit status."""
+    ours, theirs = pty.openpty()
+    with os.fdopen(ours, "r+b", buffering=0) as near:
+        process = subprocess.Popen([sys.executable, "-m", "swarmctl", *args], stdin=theirs, stdout=theirs,
+                                   stderr=theirs, env=cli.environ, start_new_session=True)
+        os.close(theirs)
+        said = b""
+        while b"build it now?" not in said:
+            said += near.read(4096)
+        near.write(typed)
+        try:
+            while piece := near.read(4096):
+                said += piece
+        except OSError:  # Linux's way to say that the other end is closed
+            pass
+    return process.wait(60), said.decode()
+
+
+@pytest.mark.parametrize("command", [("ask", "hello"), ("chat",), ("compare", "hello"),
+                                     ("serve", "--port", "0")])
+def test_in_a_terminal_nothing_is_built_without_a_yes(bare, command):
+    status, said = at_a_terminal(bare, *command, typed=b"n\n")
+    assert status == 1, said
+    for words in ("no inventory yet", "half an hour", "swarmctl init", "swarmctl runtime build",
+                  "nothing was built"):
+        assert words in said
+    assert not bare.paths.this_machine.exists()
+    assert not list((bare.paths.data / "this-machine").glob("*"))
+
+
+@pytest.mark.parametrize("command", [("ask", "hello"), ("serve", "--port", "0")])
+def test_where_nobody_can_say_no_it_is_said_before_anything_is_built(bare, tmp_path, command):
+    said = tmp_path / "stderr"
+    with said.open("wb") as err:
+        process = subprocess.Popen([sys.executable, "-m", "swarmctl", *command], stdin=subprocess.DEVNULL,
+                                   stdout=subprocess.DEVNULL, stderr=err, env=bare.environ)
+    until(lambda: "half an hour" in said.read_text() or process.poll() is not None)
+    process.send_signal(signal.SIGINT)
+    process.wait(120)
+    text = said.read_text()
+    assert text.index("no inventory yet") < text.index("half an hour") < text.index("swarmctl runtime build")
+    assert "Traceback" not in text
+
+
+def test_a_build_that_is_there_is_not_spoken_of(newcomer):
+    assert "has to be built" not in newcomer.run("ask", "hello", limit=800).stderr
+
+
+def test_a_unit_without_an_inventory_says_what_the_service_will_do(newcomer):
+    said = newcomer.run("serve", "unit")
+    assert "[Service]" in said.stdout
+    assert "builds llama.cpp first" in said.stderr

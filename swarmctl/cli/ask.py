@@ -15,7 +15,7 @@ import typer
 from swarmctl.cli.streaming import SilentSink, TerminalSink, show_cascade, show_footer, show_route, show_wait
 from swarmctl.cli.toolcalls import check_choice, read_results, read_tools, reads_stdin
 from swarmctl.dispatch.question import Answered, Asked, Attachment
-from swarmctl.errors import UsageError
+from swarmctl.errors import SwarmError, UsageError
 from swarmctl.ledger.terminal import recall, terminal_id
 from swarmctl.verbs.ask import ask as ask_verb
 
@@ -143,18 +143,32 @@ def _serve_here(context: Context) -> None:
     """Bring up this machine: what `up` does, for an inventory that nobody had to write."""
     from swarmctl.cli.progress_view import Progress
     from swarmctl.cli.up import Shown
-    from swarmctl.fleet.this_machine import this_machine
+    from swarmctl.fleet.this_machine import must_build, this_machine
     from swarmctl.verbs.up import up
 
     say("no inventory yet: this machine answers, with the tiny models that ship with swarmctl.\n"
         "  They know capitals, spelling and little else. For a real swarm: swarmctl init, then swarmctl up.\n"
-        "  The first time llama.cpp is built, which takes some minutes; swarmctl down stops the servers.")
+        "  swarmctl down stops the servers that start now.")
+    if must_build(context.paths):
+        _agree_to_build()
     path = this_machine(context.paths)
     with Progress.on(sys.stderr) as progress:
         reports = up(context.paths, path, Shown(progress, quiet=True))
     for report in reports:
         if report.error:
             raise report.error
+
+
+def _agree_to_build() -> None:
+    """Say that llama.cpp will be built, and ask where somebody is there to say no. In a pipe or a service
+    nobody is, and to answer is what was asked for."""
+    say("llama.cpp has to be built for this machine first, once: 5 minutes on two idle cores, half an hour\n"
+        "  on busy ones. To do without: Ctrl-C, and name an inventory whose hosts answer (swarmctl -i FILE).\n"
+        "  To do it at another time: swarmctl runtime build. What is cut goes on where it was.")
+    asked = sys.stdin.isatty() and sys.stderr.isatty()
+    if asked and not typer.confirm("build it now?", default=True, err=True):
+        raise SwarmError("nothing was built", hint="swarmctl init writes an inventory of hosts; "
+                                                   "swarmctl runtime build builds here")
 
 
 def listens_here(context: Context) -> bool:

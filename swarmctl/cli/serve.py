@@ -77,6 +77,10 @@ def unit(
     """Print a systemd user unit that keeps the gateway running, or install it."""
     context: Context = ctx.obj
     text = verb.unit(context.inventory, context.environ, host, port)
+    if not context.inventory.exists():
+        _say(f"there is no inventory at {context.inventory}: until there is one, the service answers from\n"
+             "  this machine, and builds llama.cpp first where that was not done.\n"
+             "  swarmctl init writes an inventory; swarmctl runtime build builds now")
     if not install:
         sys.stdout.write(text)
         return

@@ -17,14 +17,34 @@ if TYPE_CHECKING:
     from swarmctl.paths import Paths
 
 MODELS = ("small", "large")
+NAME = "this-machine"
 
 
 def this_machine(paths: Paths) -> Path:
     """Write the inventory of this machine, once, and say where it is."""
     path = paths.this_machine
     if not path.exists():
-        write_whole(path, inventory_text(str(paths.data / "this-machine"), free_ports(1, len(MODELS))[0]))
+        write_whole(path, inventory_text(_data_dir(paths), free_ports(1, len(MODELS))[0]))
     return path
+
+
+def must_build(paths: Paths) -> bool:
+    """Whether llama.cpp has to be built before this machine can answer: neither the store nor the machine's
+    own data folder has the build for its hardware."""
+    from swarmctl.fleet.local import LocalRemote
+    from swarmctl.fleet.store import Store
+    from swarmctl.fleet.survey import survey
+    from swarmctl.inventory import Host
+    from swarmctl.runtimes.llamacpp_build import choose_build
+
+    seen = survey(LocalRemote(NAME), Host(NAME, "local", data_dir=_data_dir(paths)))
+    key = choose_build("auto", seen).key
+    there = any((runtime.name, runtime.key) == ("llamacpp", key) for runtime in seen.runtimes)
+    return not there and Store.of(paths).runtime(key) is None
+
+
+def _data_dir(paths: Paths) -> str:
+    return str(paths.data / NAME)
 
 
 def inventory_text(data_dir: str, port: int) -> str:
@@ -37,7 +57,7 @@ def inventory_text(data_dir: str, port: int) -> str:
         "version: 1\n"
         f"models:\n{models}\n"
         "hosts:\n"
-        "  this-machine:\n"
+        f"  {NAME}:\n"
         "    ssh: local\n"
         f'    data_dir: "{data_dir}"\n'
         f"    llamacpp: {{port: {port}}}\n"
