@@ -15,6 +15,7 @@ import typer
 from swarmctl.cli.streaming import SilentSink, TerminalSink, show_cascade, show_footer, show_route, show_wait
 from swarmctl.cli.toolcalls import check_choice, read_results, read_tools, reads_stdin
 from swarmctl.dispatch.question import Answered, Asked, Attachment
+from swarmctl.dispatch.record import Unrecorded
 from swarmctl.errors import SwarmError, UsageError
 from swarmctl.ledger.terminal import recall, terminal_id
 from swarmctl.verbs.ask import ask as ask_verb
@@ -89,6 +90,11 @@ def ask(
     try:
         answered = ask_verb(swarm, asked, sink, terminal=terminal, clock=context.clock,
                             routed=show_route if explain else None, waiting=show_wait, watch=sink.watch)
+    except Unrecorded as exc:
+        if as_json:
+            row = {**exc.exchange.to_record(), "recorded": False}
+            sys.stdout.write(json.dumps(row, ensure_ascii=False) + "\n")
+        raise
     finally:
         sink.end()
     if explain:
@@ -162,8 +168,8 @@ def _serve_here(context: Context) -> None:
 def _agree_to_build() -> None:
     """Say that llama.cpp will be built, and ask where somebody is there to say no. In a pipe or a service
     nobody is, and to answer is what was asked for."""
-    say("llama.cpp has to be built for this machine first, once: 5 minutes on two idle cores, half an hour\n"
-        "  on busy ones. To do without: Ctrl-C, and name an inventory whose hosts answer (swarmctl -i FILE).\n"
+    say("llama.cpp has to be built for this machine first, once: 5 minutes on two idle cores, half an\n"
+        "  hour on busy ones. To do without: Ctrl-C, and name an inventory of hosts (swarmctl -i FILE).\n"
         "  To do it at another time: swarmctl runtime build. What is cut goes on where it was.")
     asked = sys.stdin.isatty() and sys.stderr.isatty()
     if asked and not typer.confirm("build it now?", default=True, err=True):

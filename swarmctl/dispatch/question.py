@@ -109,7 +109,7 @@ def put(swarm: Swarm, asked: Asked, sink: Sink, *, terminal: str, clock: Callabl
 
     On Ctrl-C the partial answer is recorded as cancelled and KeyboardInterrupt goes on. Raises UsageError for
     a model or host that nobody serves, NoCandidate, RequestRejected, Busy (no slot came free),
-    ServerUnavailable (every candidate failed), LedgerError (answered, but not recorded).
+    ServerUnavailable (every candidate failed), Unrecorded (answered, but that could not be kept).
     """
     started = clock()
     request = as_request(asked)

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.dispatch.habits import learn
+from swarmctl.errors import LedgerError
 from swarmctl.exchange import Exchange, new_id
 from swarmctl.ledger.journal import append
 
@@ -22,6 +23,14 @@ if TYPE_CHECKING:
 
 #: A row keeps the front of a long table; 300 hosts would make every row a novel.
 ROUTE_ROWS = 12
+
+
+class Unrecorded(LedgerError):
+    """An answer that could not be recorded; it carries the exchange, so that it is not lost as well."""
+
+    def __init__(self, exc: LedgerError, exchange: Exchange) -> None:
+        super().__init__(exc.message, host=exc.host, hint=exc.hint)
+        self.exchange = exchange
 
 
 def fresh_id(now: float) -> str:
@@ -41,7 +50,7 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
     """Append the exchange to the journal and return it. `identity` is its id where that had to be known
     before; `cascade` what happened on the way to a larger model; `explored` that it was spent on learning.
 
-    Raises LedgerError: then nothing was recorded.
+    Raises Unrecorded: then nothing was recorded.
     """
     candidate = outcome.price.candidate
     identity = identity or fresh_id(now)
@@ -54,7 +63,10 @@ def record(swarm: Swarm, ask: ChatRequest, route: Route, outcome: Outcome, *, ca
         attempts=outcome.attempts, route=route_record(route, cascade, explored=explored),
         tool_calls=outcome.tool_calls, thought=outcome.thought,
     )
-    append(swarm.paths.journal, exchange.to_record())
+    try:
+        append(swarm.paths.journal, exchange.to_record())
+    except LedgerError as exc:
+        raise Unrecorded(exc, exchange) from exc
     if outcome.timings.completion_tokens:
         with suppress(OSError):  # the exchange is on the disk; what it taught may be lost
             learn(swarm.paths, outcome.price, category=category, characters=ask.characters(),

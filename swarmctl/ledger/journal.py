@@ -256,10 +256,11 @@ def _month(record: Mapping[str, Any]) -> str:
 def _failure(path: Path, exc: OSError) -> LedgerError:
     if exc.errno in FULL:
         return LedgerError(f"cannot record in {path}: the disk is full", hint=(
-            "free some space there and try again, or move swarmctl's data: SWARMCTL_HOME or XDG_DATA_HOME\n"
-            "what was recorded before is unharmed"))
+            "free some space there and try again, or move swarmctl's data: SWARMCTL_HOME or XDG_DATA_HOME;\n"
+            "`swarmctl doctor` says more. What was recorded before is unharmed"))
     return LedgerError(f"cannot record in {path}: {exc.strerror or exc}",
-                       hint=f"{path.parent} must be a folder that you may write")
+                       hint=f"{path.parent} must be a folder that you may write; `swarmctl doctor` says what "
+                            "is wrong\nwhat was recorded before is unharmed")
 
 
 def _skip_line(file: IO[bytes]) -> int:

@@ -1,8 +1,9 @@
 """`doctor`: what is wrong with the swarm, why it matters, and the command that mends it.
 
 Every host is surveyed and examined, every server asked for a token and for its template; nothing is loaded,
-started or restarted. The judging is pure (swarmctl.diagnosis). A port that stands open is only tried with
-`prove`, because a request to a stranger's address is a person's decision.
+started or restarted. A small file is written to each of our own folders, and removed. The judging is pure
+(swarmctl.diagnosis). A port that stands open is only tried with `prove`, because a request to a
+stranger's address is a person's decision.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.diagnosis import Claim, Finding, Patient, host_findings, swarm_findings
 from swarmctl.diagnosis.exposure import bracketed, exposed_servers, proof_targets
 from swarmctl.diagnosis.finding import through
+from swarmctl.diagnosis.home import HERE, home_findings
 from swarmctl.errors import (
     CommandTimeout,
     ConnectionLost,
@@ -27,6 +29,7 @@ from swarmctl.errors import (
 )
 from swarmctl.fleet.asleep import read_asleep
 from swarmctl.fleet.examine import examine
+from swarmctl.fleet.home import look_at_home
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.survey import survey
 from swarmctl.runtimes.base import Endpoint
@@ -69,8 +72,8 @@ class Report:
 
 def doctor(paths: Paths, inventory: Inventory, fleet: Fleet | None, connect: Callable[[Host], Remote], *,
            only: Sequence[str] = (), prove: bool = False) -> Report:
-    """Examine the hosts (all, or those named in `only`) and say what is wrong. Raises UsageError for an
-    unknown host."""
+    """Examine the hosts (all, or those named in `only`) and our own folders, and say what is wrong. Raises
+    UsageError for an unknown host."""
     hosts = _chosen(inventory, only)
     known = {entry.name: entry for entry in fleet.hosts} if fleet else {}
     ssh_config = fleet.ssh_config if fleet else None
@@ -87,7 +90,8 @@ def doctor(paths: Paths, inventory: Inventory, fleet: Fleet | None, connect: Cal
     away = {host.name: one for host in hosts if isinstance(one := found[host.name], SwarmError)}
     findings += [_absent(paths, host, away[host.name]) for host in hosts if host.name in away]
     findings = [through(one, inventory.host(one.host), inventory.ssh_config) for one in findings]
-    order = [host.name for host in hosts]
+    findings += home_findings(look_at_home(paths))
+    order = [HERE, *(host.name for host in hosts)]
     rank = ("error", "warning", "info")
     findings.sort(key=lambda one: (rank.index(one.severity), order.index(one.host)))
     off = {one.host for one in findings if one.rule == "unreachable"}
