@@ -182,3 +182,20 @@ def test_an_error_of_an_openai_connection_is_an_object_with_a_message(backend):
         assert said in post(backend, "/v1/chat/completions", payload).json()["error"]["message"]
     wrong = backend.get("/v1/models", headers={"Authorization": "Bearer sk-wrong"})
     assert (wrong.status_code, wrong.json()["error"]["message"]) == (401, "this API key is not known")
+
+
+@pytest.mark.parametrize(("path", "body"), [
+    ("chat/completions", {"messages": CAPITAL}), ("completions", {"prompt": "hello"}),
+    ("messages", {"messages": CAPITAL, "max_tokens": 50}), ("responses", {"input": "hello"})])
+@pytest.mark.parametrize("model", ["auto:latest", "tooly:latest"])
+def test_an_ollama_connection_says_names_with_their_tag_to_every_path(backend, path, body, model):
+    """Its proxies of /ollama/v1 send the names that it learnt from /api/tags, and an Ollama takes them."""
+    said = post(backend, f"/v1/{path}", {"model": model, **body})
+    assert (said.status_code, said.json()["model"]) == (200, "tooly"), said.text
+
+
+def test_vectors_and_models_are_found_by_their_names_with_a_tag(backend):
+    made = post(backend, "/v1/embeddings", {"model": "vectors:latest", "input": "a cat"}).json()
+    assert len(made["data"][0]["embedding"]) == 80
+    assert backend.get("/v1/models/tooly:latest").json()["id"] == "tooly"
+    assert backend.get("/v1/models/nothing:latest").status_code == 404

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarmctl.cli.history import history_text
-from swarmctl.dispatch.canary import chosen_by, divided
+from swarmctl.dispatch.canary import chosen_by, divided, named
 from swarmctl.errors import SwarmError
 from swarmctl.fleet.holdings import Known, wanted_digests
 from swarmctl.fleet.releases import Release, append, next_name, read, standing, wanted, wish_name
@@ -252,6 +252,12 @@ def test_a_conversation_is_divided_between_champion_and_canary():
     assert divided((canary,), "small:v1", outside) == ((canary,), ())
     hidden = replace(canary, share=0.0)
     assert divided((champion, hidden), "small", inside) == ((champion,), ())
+
+
+def test_a_name_of_the_inventory_that_ends_in_latest_is_meant_without_it_too():
+    tagged = candidate("", model="qwen:latest")
+    assert (named(tagged, "qwen"), named(tagged, "qwen:latest"), named(tagged, "qwe")) == (True, True, False)
+    assert not named(candidate("", model="qwen:4b"), "qwen")
 
 
 SMOKE = {"messages": [{"role": "user", "content": "Hello"}], "answer": "Hi", "finish": "stop", "tokens": 3}

@@ -27,8 +27,9 @@ def chosen_by(conversation: str, share: float) -> bool:
 
 def named(candidate: Candidate, model: str) -> bool:
     """Whether a person means this candidate by `-m`: MODEL is any release of it that routing may choose,
-    MODEL:RELEASE that one."""
-    return model in (candidate.model, f"{candidate.model}:{candidate.release}")
+    MODEL:RELEASE that one. Where the inventory's own name ends in `:latest`, that may be left out."""
+    bare = candidate.model.removesuffix(":latest")
+    return model in (candidate.model, bare, f"{candidate.model}:{candidate.release}")
 
 
 def divided(candidates: Sequence[Candidate], model: str | None,

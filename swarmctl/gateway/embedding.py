@@ -42,7 +42,7 @@ def embed(swarm: Swarm, asked: ToEmbed, priority: int = 0) -> Vectors:
 
 def _lanes(swarm: Swarm, model: str) -> Sequence[ServerLane]:
     lanes = server_lanes(swarm.paths, swarm.fleet)
-    wanted = [one for one in lanes if model in LEANINGS or one.served.model == model]
+    wanted = [one for one in lanes if model in LEANINGS or one.served.model.removesuffix(":latest") == model]
     names = sorted({one.served.model for one in wanted})
     if len(names) == 1:
         return wanted

@@ -86,8 +86,9 @@ def models(swarm: Swarm, _: Wanted) -> Mapping[str, Any]:
 
 def model(swarm: Swarm, wanted: Wanted) -> Mapping[str, Any]:
     """GET /v1/models/NAME. Raises BadRequest."""
-    name = wanted.path["name"]
-    if name not in names(swarm):
+    known, asked = names(swarm), wanted.path["name"]
+    name = asked if asked in known else asked.removesuffix(":latest")
+    if name not in known:
         raise BadRequest(f"The model {name!r} does not exist", param="model", status=404)
     return shape.model(name, shape.created(swarm))
 

@@ -92,11 +92,12 @@ def strings(body: Mapping[str, Any], key: str, most: int) -> tuple[str, ...]:
 
 
 def model(body: Mapping[str, Any]) -> str:
-    """The model's name as the client gave it; `auto` where it gave none."""
+    """The model's name; `auto` where the client gave none. A client that learnt names from Ollama's list says
+    them with `:latest` here too (Open WebUI does), and an Ollama takes them on its /v1 paths."""
     name = text(body, "model") or "auto"
     if len(name) > MODEL_LENGTH:
         raise BadRequest(f"model must be at most {MODEL_LENGTH} characters long", param="model")
-    return name
+    return name.removesuffix(":latest")
 
 
 def converse(messages: Sequence[Message], **given: Any) -> Asked:  # noqa: ANN401  fields of Asked
