@@ -90,7 +90,8 @@ def test_a_connection_is_verified_and_the_models_of_both_are_listed(page, gatewa
 @conforms(OLLAMA, "chat, streamed")
 @conforms(OPENAI, "chat, streamed")
 def test_a_chat_streams_and_is_recorded(page, gateway, model):
-    text = ask(page, model, stream=True, temperature=0, stream_options={"include_usage": True}).text
+    text = ask(page, model, stream=True, params={"temperature": 0},
+               stream_options={"include_usage": True}).text
     events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
     pieces = [one["choices"][0]["delta"].get("content") or "" for one in events if one["choices"]]
     assert "".join(pieces) == "Paris"
