@@ -15,11 +15,13 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "apis.md"
 BEGIN, END = "<!-- from the tests: begin -->", "<!-- from the tests: end -->"
 MODULES = ("test_clients_openai", "test_clients_responses", "test_clients_anthropic", "test_clients_ollama",
-           "test_clients_llm", "test_clients_open_webui")
+           "test_clients_llm", "test_clients_open_webui", "test_open_webui")
 CLIENTS = ("openai: chat", "openai: responses", "anthropic", "ollama", "ollama (CLI)", "llm",
            "Open WebUI: Ollama", "Open WebUI: OpenAI")
 #: the package of requirements/dev.txt that a client is, by how its column begins
 PACKAGES = ("openai", "anthropic", "ollama", "llm")
+#: what is no package of ours, and the release of it that its tests were last run with
+RUN = {"Open WebUI": "0.12.4"}
 ROWS = ("models are listed", "chat", "chat, streamed", "a begun answer is gone on from",
         "tools, a round trip", "structured output", "log-probabilities", "completions", "vectors",
         "the conversation goes on by its id", "tokens are counted",
@@ -43,7 +45,7 @@ def conforms(client: str, row: str) -> Callable[[Test], Test]:
 
 
 def table() -> str:
-    """The table, from the tests themselves. Versions are those that the lock names."""
+    """The table, from the tests themselves. Versions are those that the lock or RUN names."""
     for module in MODULES:
         importlib.import_module(module)
     lines = [f"| | {' | '.join(map(_headed, CLIENTS))} |", f"|---|{':-:|' * len(CLIENTS)}"]
@@ -54,6 +56,9 @@ def table() -> str:
 
 
 def _headed(client: str) -> str:
+    for name, version in RUN.items():
+        if client.startswith(name):
+            return client.replace(name, f"{name} {version}", 1)
     name = re.split("[: ]", client)[0]
     if name not in PACKAGES or "CLI" in client:
         return client

@@ -109,6 +109,21 @@ def test_a_title_is_asked_of_the_model_of_the_chat(page, gateway, model):
     assert "Generate a concise" in gateway.newest()["messages"][-1]["content"]
 
 
+@EITHER
+@conforms(OLLAMA, "a begun answer is gone on from")
+@conforms(OPENAI, "a begun answer is gone on from")
+@conforms(OLLAMA, "structured output")
+@conforms(OPENAI, "structured output")
+def test_a_begun_answer_is_gone_on_from_and_a_schema_is_kept_to(page, model):
+    begun = ask(page, model, messages=[*CAPITAL, {"role": "assistant", "content": "Par"}],
+                params={"temperature": 0}).json()
+    assert begun["choices"][0]["message"]["content"] == "is"
+    schema = {"type": "object", "required": ["city"], "properties": {"city": {"enum": ["Rome"]}}}
+    form = {"type": "json_schema", "json_schema": {"name": "city", "schema": schema}}
+    said = ask(page, model, response_format=form).json()
+    assert json.loads(said["choices"][0]["message"]["content"]) == {"city": "Rome"}
+
+
 @conforms(OLLAMA, "vectors")
 @conforms(OPENAI, "vectors")
 def test_documents_are_embedded_and_found(page):
