@@ -188,6 +188,12 @@ def test_a_question_is_categorised_by_its_words_and_files(prompt, attachments, c
     assert categorise(prompt, attachments).category == category
 
 
+def test_a_megabyte_of_empty_lines_is_categorised_at_once():
+    """It took more than an hour, in which nothing else of its process got a turn."""
+    assert categorise("a" + "\n" * 1_000_000 + "b").category == "routine"
+    assert categorise(" \n" * 500_000 + "def f(x):").category == "code"
+
+
 @given(st.text())
 def test_categorising_never_fails_and_gives_a_reason(prompt):
     assert categorise(prompt).reason

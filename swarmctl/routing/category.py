@@ -21,9 +21,10 @@ CODE_FILES = frozenset({
     "html",
     "css", "toml", "cmake", "dockerfile", "makefile",
 })
+#: [^\S\n] is white space within a line: with \s, a prompt of many empty lines took time by their square.
 CODE_MARKS = re.compile(
-    r"```|^\s*(?:def|class|import|from|#include|func|fn|public|private|SELECT|package)\b.*[\w(:;{]\s*$"
-    r"|^Traceback \(most recent|\b\w+\(\)|[{};]\s*$|=>|::|!=|==",
+    r"```|^[^\S\n]*(?:def|class|import|from|#include|func|fn|public|private|SELECT|package)\b"
+    r".*[\w(:;{][^\S\n]*$|^Traceback \(most recent|\b\w+\(\)|[{};][^\S\n]*$|=>|::|!=|==",
     re.MULTILINE,
 )
 CODE_WORDS = re.compile(
