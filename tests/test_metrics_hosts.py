@@ -206,6 +206,19 @@ def test_a_new_snapshot_brings_new_hosts_and_drops_old_ones(paths):
     poller.stop()
 
 
+def test_a_host_that_each_up_describes_anew_is_not_looked_at_more_often_for_it(paths):
+    poller = written(paths, here())
+    poller.start()
+    for number in range(5):
+        until(lambda: any(host.up for host in poller.hosts()))
+        written(paths, here(gpus=number))
+        assert len(poller.hosts()) == 1
+    until(lambda: any(host.up for host in poller.hosts()))
+    with poller._wake:
+        assert len(poller._due) <= 1, "a turn that is left from before comes again and again"
+    poller.stop()
+
+
 def test_without_a_snapshot_there_is_nobody_to_look_at(paths):
     poller = HostPoller(paths)
     poller.start()

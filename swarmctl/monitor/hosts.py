@@ -168,16 +168,23 @@ class HostPoller:
         entries = {entry.name: entry for entry in fleet.hosts} if fleet else {}
         with self._wake:
             self._fleet = fleet
-            for name in [name for name in self._kept if name not in entries]:
-                self._kept.pop(name).gone.set()
+            for name in [name for name, kept in self._kept.items() if kept.seen.entry != entries.get(name)]:
+                self._drop(name)
             for name, entry in entries.items():
-                kept = self._kept.get(name)
-                if kept is None or kept.seen.entry != entry:
-                    if kept:
-                        kept.gone.set()
+                if name not in self._kept:
                     self._kept[name] = _Kept(HostSeen(entry), self._remote(entry, fleet))
                     heapq.heappush(self._due, (0.0, name))
             self._wake.notify_all()
+
+    def _drop(self, name: str) -> None:
+        """Look no more at a host as it was. Whoever looks at it just now hangs up afterwards."""
+        kept = self._kept.pop(name)
+        kept.gone.set()
+        left = [one for one in self._due if one[1] != name]
+        if len(left) < len(self._due):
+            kept.remote.close()
+        self._due = left
+        heapq.heapify(self._due)
 
     def _remote(self, entry: HostEntry, fleet: Fleet | None) -> ShellRemote:
         host = Host(entry.name, entry.ssh, data_dir=entry.data_dir, connect_timeout=entry.connect_timeout)
@@ -186,10 +193,13 @@ class HostPoller:
 
     def _serve(self) -> None:
         while (name := self._next()) is not None:
-            kept = self._look(name)
-            if kept and not kept.gone.is_set():
+            if kept := self._look(name):
+                pause = self._pause(kept.seen)
                 with self._wake:
-                    heapq.heappush(self._due, (time.monotonic() + self._pause(kept.seen), name))
+                    if kept.gone.is_set():
+                        kept.remote.close()
+                        continue
+                    heapq.heappush(self._due, (time.monotonic() + pause, name))
                     self._wake.notify()
 
     def _next(self) -> str | None:
