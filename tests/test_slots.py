@@ -245,6 +245,18 @@ def test_who_is_gone_leaves_the_queue_at_once(paths):
     assert empty(paths)
 
 
+def test_tickets_from_before_a_reboot_are_in_nobodys_way(others, paths):
+    """The clock of turns began anew: theirs lie weeks ahead."""
+    for weeks in (1, 2, 3):
+        others[0].do("wait", time.monotonic() + weeks * 604_800)
+    others[0].kill()
+    assert not empty(paths)
+    with Ticket(paths, time.monotonic()) as mine, Ticket(paths, time.monotonic() + 60) as living:
+        assert mine.line() == ((), 0, 1)
+        assert living.line()[1:] == (1, 0)
+    assert empty(paths)
+
+
 def test_the_ticket_of_a_killed_process_is_nobodys(others, paths):
     others[0].do("wait", 5)
     with Ticket(paths, time.monotonic() + 60) as mine:

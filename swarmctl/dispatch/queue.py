@@ -71,8 +71,11 @@ class Ticket:
 
     def line(self) -> tuple[tuple[Waiter, ...], int, int]:
         """Those who may be given a slot before us, the first in line first; and how many stand before us and
-        behind us."""
+        behind us. The dead at the end are removed: those of before a reboot, when the clock stood higher,
+        nobody would reach from the front for as long as it had been up."""
         names = list(_names(self._folder))
+        while names[-1:] > [self.name] and _read(f"{self._folder}/{names[-1]}", names[-1]) is None:
+            names.pop()
         near = f"{_key(self.turn + EARLIEST):020d}"
         others = {name: one for name in names if name < near and name != self.name
                   if (one := _read(f"{self._folder}/{name}", name)) is not None}
