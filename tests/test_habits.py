@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import json
 import socket
 import time
 import weakref
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import pytest
 from hypothesis import given
@@ -209,6 +210,30 @@ def test_a_host_is_left_alone_longer_with_each_failure_in_a_row(paths):
     assert pauses[-1] == LONGEST_PAUSE
     clear_mark(paths, "worlock")
     assert read_mark(paths, "worlock") is None
+
+
+def test_a_mark_that_cannot_be_written_keeps_no_question_from_the_next_host(paths):
+    paths.state.mkdir(parents=True, exist_ok=True)
+    (paths.state / "down").touch()  # as good as a full disk, also for root
+    assert mark_down(paths, "worlock", "no route", 1000.0).until == 1000.0 + FIRST_PAUSE
+    clear_mark(paths, "worlock")
+    assert read_mark(paths, "worlock") is None
+
+
+WILD = st.none() | st.floats() | st.integers(-10, 10**20) | st.just(10**400)
+
+
+@given(st.builds(Timings, *[WILD] * 9), st.sampled_from(["stop", "length", "error"]), st.integers(0, 3),
+       st.floats(-1e6, 1e9))
+def test_whatever_a_server_says_of_its_times_what_is_known_stays_sound(timings, finish, company, age):
+    question = Question("routine", 300)
+    sent = price(question, SMALL, Standing(), Tariff())
+    after = fold(SMALL.habits, category="routine", characters=300, finish=finish, timings=timings,
+                 expected=sent, company=company, age=age)
+    json.dumps(asdict(after), allow_nan=False)
+    again = price(question, replace(SMALL, habits=after), Standing(), Tariff())
+    assert 0 <= again.total < 1e12
+    assert 0 <= forecast(again).first.p95 < 1e12
 
 
 def test_many_questions_verify_a_host_once_and_nothing_stays_behind(paths):

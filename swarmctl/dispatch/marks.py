@@ -9,6 +9,7 @@ is ignored when no host is left without one.
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -47,20 +48,23 @@ class Mark:
 
 def mark_down(paths: Paths, host: str, why: str, now: float, *, verify: bool = False) -> Mark:
     """Leave a host alone for a while: 30 s, doubling with each failure in a row up to 10 minutes; always 60 s
-    with `verify`, 10 minutes where it was put to sleep."""
+    with `verify`, 10 minutes where it was put to sleep. On a full disk it is not left alone: a question goes
+    on to the next host all the same."""
     before = read_mark(paths, host)
     failures = before.failures + 1 if before else 1
     pause = INTERMITTENT_PAUSE if verify else min(LONGEST_PAUSE, FIRST_PAUSE * 2 ** min(failures - 1, 10))
     if asleep := read_asleep(paths, host):
         why, pause, verify = asleep.why, ASLEEP_PAUSE, True
     mark = Mark(host, why, before.since if before else now, now + pause, failures, verify)
-    write_whole(_file(paths, host), json.dumps(asdict(mark)))
+    with suppress(OSError):
+        write_whole(_file(paths, host), json.dumps(asdict(mark)))
     return mark
 
 
 def clear_mark(paths: Paths, host: str) -> None:
     """The host answered."""
-    _file(paths, host).unlink(missing_ok=True)
+    with suppress(OSError):
+        _file(paths, host).unlink()
 
 
 def read_mark(paths: Paths, host: str) -> Mark | None:

@@ -36,6 +36,8 @@ UNSEEN = (0.0, 0.45)
 LEAST_VARIANCE, FURTHEST = 0.02, 3.0
 #: What company on a server may cost at most, as a share of the time of a token for each answer beside it.
 MOST_CROWDING = 2.0
+#: More tokens, or seconds, than any answer has.
+MOST = 1e9
 #: Standard deviations to the 95th percentile.
 Z95 = 1.645
 
@@ -76,7 +78,7 @@ def fold(before: Habits, *, category: Category, characters: int, finish: str, ti
     """What is known after one more exchange. `expected` is the price at which it was sent, `company` how many
     answers the server gave beside it, `age` the seconds since the exchange before. A cut answer says nothing
     about how long answers are, one in company little about the speed alone."""
-    weight = 1 - (1 - WEIGHT) * _left(age)
+    timings, weight = _sound(timings), 1 - (1 - WEIGHT) * _left(age)
     after = _speeds(before, timings, company, weight)
     prompt, answer = timings.prompt_tokens or 0, timings.completion_tokens or 0
     if prompt:
@@ -90,6 +92,14 @@ def fold(before: Habits, *, category: Category, characters: int, finish: str, ti
         held = min(1.0, timings.cached_tokens / expected.cached_tokens)
         after = replace(after, cache_share=(1 - weight) * before.cache_share + weight * held)
     return replace(after, errors=_errors(before.errors, expected, timings, weight))
+
+
+def _sound(timings: Timings) -> Timings:
+    """Without what no clock and no counter says: a server that sends garbage once must not be taken for slow,
+    or for infinitely fast, from then on."""
+    odd = [name for name in timings.__slots__
+           if (value := getattr(timings, name)) is not None and not 0 <= value < MOST]
+    return replace(timings, **dict.fromkeys(odd)) if odd else timings
 
 
 def _length(before: Habits, category: Category, answer: int, age: float) -> Habits:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 ONE_TOKEN = {"prompt": "a", "n_predict": 1, "cache_prompt": False}
 BUSY_TIMEOUT = 2.0
+#: more tokens, or milliseconds, than any answer has
+MOST = 1e12
 FINISH: Mapping[str, Finish] = {"stop": "stop", "length": "length", "tool_calls": "tool_calls"}
 PROPS_TIMEOUT = 5.0
 
@@ -220,14 +222,20 @@ def _broken(tokens: int, why: str) -> ServerUnavailable | StreamBroken:
 
 
 def _timings(raw: Mapping[str, Any]) -> Timings:
-    cached, fresh = int(raw.get("cache_n") or 0), int(raw.get("prompt_n") or 0)
+    cached, fresh, prompt_ms, predicted, predicted_ms = (
+        _count(raw.get(name)) for name in ("cache_n", "prompt_n", "prompt_ms", "predicted_n", "predicted_ms"))
     return Timings(
-        prompt_tokens=cached + fresh,
-        cached_tokens=cached,
-        prompt_seconds=float(raw.get("prompt_ms") or 0) / 1000,
-        completion_tokens=int(raw.get("predicted_n") or 0),
-        decode_seconds=float(raw.get("predicted_ms") or 0) / 1000,
+        prompt_tokens=int(cached + fresh),
+        cached_tokens=int(cached),
+        prompt_seconds=prompt_ms / 1000,
+        completion_tokens=int(predicted),
+        decode_seconds=predicted_ms / 1000,
     )
+
+
+def _count(said: object) -> float:
+    """A number of tokens or milliseconds; 0 for what is none, as from a server that says anything at all."""
+    return said if isinstance(said, int | float) and 0 <= said < MOST else 0.0
 
 
 def _refusal(reply: Reply) -> ServerUnavailable | RequestRejected:
