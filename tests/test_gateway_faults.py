@@ -32,6 +32,7 @@ from test_serve import FRANCE, LONG, _pid_of
 
 from swarmctl.gateway.app import App
 from swarmctl.gateway.bounds import Bounds
+from swarmctl.gateway.keys import Key, add_key
 from swarmctl.gateway.openai import SURFACE as openai_surface
 from swarmctl.gateway.serve import _server, bind
 from swarmctl.gateway.surface import Look
@@ -147,6 +148,12 @@ def firehose(connection: socket.socket) -> None:
 def answers(connection: socket.socket) -> None:
     _begin(connection)
     connection.sendall(GOOD.encode())
+
+
+def says_odd_times(connection: socket.socket) -> None:
+    _begin(connection)
+    connection.sendall(GOOD.replace('"prompt_ms":1,', '"prompt_ms":-7,"cache_n":[],').replace(
+        '"predicted_ms":1', '"predicted_ms":"soon"').encode())
 
 
 BAD = {"busy": busy, "hangs": hangs, "babbles": babbles, "babbles_in_http": babbles_in_http,
@@ -492,13 +499,46 @@ def test_a_defect_is_said_in_the_apis_own_shape(home):
     def broken(*_: object) -> dict:
         raise ZeroDivisionError
 
+    said = StringIO()
     with swarm_of(home, host("good", served("llamacpp", "tiny-small", 9))) as cli:
-        app = make_app(cli.paths, cli.paths.inventory, Serving(), clock=time.time, log=StringIO(),
+        app = make_app(cli.paths, cli.paths.inventory, Serving(), clock=time.time, log=said,
                        say=lambda _: None)
         surface = replace(openai_surface, looks=(Look("GET", "/broken", broken),))
         reply = asyncio.run(_get(App(app.gateway, (surface,)), "/broken"))
+        counted = app.gateway.metrics.exposition().decode()
     assert reply.status_code == 500
     assert reply.json()["error"]["type"] == "server_error"
+    assert json.loads(said.getvalue())["status"] == 500
+    assert 'swarmctl_http_requests_total{status="500",surface="openai"} 1.0' in counted
+
+
+def test_times_that_are_no_numbers_spoil_no_answer(raw, home):
+    with swarm_of(home, host("odd", served("llamacpp", "tiny-small", raw(says_odd_times).port))) as cli, \
+            serving(cli) as gateway:
+        reply = httpx.post(gateway.url + CHAT, json={"messages": FRANCE}, timeout=60)
+        row = gateway.newest()
+    assert reply.json()["choices"][0]["message"]["content"] == "Paris"
+    assert (row["timings"]["prompt_tokens"], row["timings"]["completion_tokens"]) == (5, 2)
+    assert row["timings"]["prompt_seconds"] == row["timings"]["decode_seconds"] == 0
+
+
+def test_a_key_that_has_asked_enough_is_no_sign_of_a_full_queue(home):
+    """SwarmctlTurningAway would wake somebody in the night because of one client's limit."""
+    with swarm_of(home, host("good", served("llamacpp", "tiny-small", 9))) as cli:
+        _, secret = add_key(cli.paths, Key("ann", "", "", requests_per_minute=1))
+        app = make_app(cli.paths, cli.paths.inventory, Serving(), clock=time.time, log=StringIO(),
+                       say=lambda _: None)
+        seen = [asyncio.run(_asked(app, secret)).status_code for _ in range(2)]
+        counted = app.gateway.metrics.exposition().decode()
+    assert seen[1] == 429
+    assert 'swarmctl_rejections_total{reason="limit",surface="openai"} 1.0' in counted
+    assert 'reason="busy"' not in counted
+
+
+async def _asked(app: App, secret: str) -> httpx.Response:
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as client:
+        return await client.post(CHAT, json={"messages": FRANCE},
+                                 headers={"Authorization": f"Bearer {secret}"})
 
 
 async def _get(app: App, path: str) -> httpx.Response:

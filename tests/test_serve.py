@@ -420,6 +420,15 @@ def test_a_broken_file_of_keys_lets_nobody_in(paths, text):
         read_keys(keys_file(paths))
 
 
+def test_keys_that_cannot_be_seen_are_not_no_keys(paths):
+    """A folder that is out of reach for a moment opens no door."""
+    file = keys_file(paths)
+    file.parent.mkdir(parents=True)
+    file.symlink_to(file)  # as good as a folder without leave, also for root
+    with pytest.raises(SwarmError, match="cannot be read as API keys"):
+        Keyring(file).keys()
+
+
 def test_requests_a_minute_fill_up_again():
     limits, key = Limits(), Key("ann", "", "", requests_per_minute=2)
     for _ in range(2):
@@ -453,8 +462,9 @@ def test_tokens_a_day_begin_anew_at_midnight_in_utc():
 
 def test_tokens_of_today_are_counted_from_the_journal(paths):
     paths.journal.mkdir(parents=True)
-    rows = [_exchange("2026-11-23T23:59:59.000Z", "key:ann", 5), _exchange("2026-11-24T00:00:01.000Z",
-            "key:ann", 7), _exchange("2026-11-24T09:00:00.000Z", "key:bob", 11)]
+    rows = [_exchange("2026-11-23T22:00:00.000Z", "key:ann", 3), _exchange("2026-11-24T00:00:01.000Z",
+            "key:ann", 7), _exchange("2026-11-23T23:59:59.000Z", "key:ann", 5), _exchange(
+            "2026-11-24T09:00:00.000Z", "key:bob", 11)]
     lines = [json.dumps(row) for row in rows]
     (paths.journal / "2026-11.jsonl").write_text("\n".join([*lines, '{"torn', ""]))
     assert spent_today(paths.journal, NOON) == {"key:ann": 7, "key:bob": 11}
@@ -462,9 +472,10 @@ def test_tokens_of_today_are_counted_from_the_journal(paths):
 
 def test_the_unit_is_one_that_systemd_takes(tmp_path):
     text = unit_text(("/opt/a b/python", "-m", "swarmctl", "serve", "--host", "100%"),
-                     {"SWARMCTL_HOME": "/home/x y"}, 30.0)
+                     {"SWARMCTL_HOME": "/home/x y", "SWARMCTL_MARK": "a$b"}, 30.0)
     assert 'ExecStart="/opt/a b/python" "-m" "swarmctl" "serve" "--host" "100%%"' in text
     assert 'Environment="SWARMCTL_HOME=/home/x y"' in text
+    assert 'Environment="SWARMCTL_MARK=a$b"' in text, "see systemd.exec(5): a dollar means nothing there"
     if shutil.which("systemd-analyze") is None:
         pytest.skip("systemd-analyze is not here to judge it")
     file = tmp_path / "swarmctl-serve.service"

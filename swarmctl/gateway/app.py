@@ -26,6 +26,7 @@ from swarmctl.gateway.call import Call
 from swarmctl.gateway.conversations import Conversations
 from swarmctl.gateway.embedding import embed as embed_texts
 from swarmctl.gateway.guard import demand
+from swarmctl.gateway.limits import OverLimit
 from swarmctl.gateway.openapi import document
 from swarmctl.gateway.surface import Wanted
 from swarmctl.gateway.talking import Talking
@@ -99,10 +100,12 @@ class App:
         scope[CALL] = call
         scope["app"] = self  # a route then raises where it would answer 405 in its own shape
         name = OWN if call.path in OWN_PATHS else surface.name
-        with self.gateway.metrics.under_way(name):
-            await self._answer(call, surface)
-        self.gateway.metrics.request(name, call.status or GONE, time.monotonic() - call.began)
-        self.gateway.log(call)
+        try:
+            with self.gateway.metrics.under_way(name):
+                await self._answer(call, surface)
+        finally:  # what ended by a defect is counted and logged too
+            self.gateway.metrics.request(name, call.status or GONE, time.monotonic() - call.began)
+            self.gateway.log(call)
 
     async def _answer(self, call: Call, surface: Surface) -> None:
         try:
@@ -125,7 +128,7 @@ class App:
         headers = {}
         if isinstance(exc, Busy):
             headers["retry-after"] = f"{max(1, math.ceil(exc.retry_after))}"
-            self.gateway.metrics.rejected(surface.name, "busy")
+            self.gateway.metrics.rejected(surface.name, "limit" if isinstance(exc, OverLimit) else "busy")
         elif status in REJECTED:
             self.gateway.metrics.rejected(surface.name, REJECTED[status])
         if status == 401:

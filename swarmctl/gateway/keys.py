@@ -145,9 +145,11 @@ class Keyring:
         with self._lock:
             try:
                 seen = self._path.stat()
-            except OSError:
+            except FileNotFoundError:
                 self._stamp, self._keys = None, ()
                 return ()
+            except OSError:  # keys that cannot be seen are not no keys
+                return read_keys(self._path)
             stamp = (seen.st_mtime_ns, seen.st_ino)
             if stamp != self._stamp:
                 self._keys = read_keys(self._path)

@@ -22,8 +22,15 @@ if TYPE_CHECKING:
     from swarmctl.gateway.keys import Key
 
 MINUTE, DAY = 60.0, 86_400.0
+#: Exchanges bear the time at which they were asked, and stand where they ended: what was asked before
+#: midnight by so many seconds may stand among today's.
+OVERNIGHT = 3600.0
 #: What is said to come back in where too many of a key's turns are under way.
 AT_ONCE_SECONDS = 1.0
+
+
+class OverLimit(Busy):
+    """A key has used what it may; the swarm itself may be idle."""
 
 
 @dataclass(slots=True)
@@ -46,18 +53,19 @@ class Limits:
 
     @contextmanager
     def turn(self, key: Key, now: float) -> Iterator[None]:
-        """Let a key's request in for as long as the block runs. Raises Busy, saying when to come again."""
+        """Let a key's request in for as long as the block runs. Raises OverLimit, saying when to come
+        again."""
         used = self._of(key, now)
         if key.tokens_per_day is not None and used.tokens >= key.tokens_per_day:
-            raise Busy(f"the key {key.name} has used its {key.tokens_per_day:,} tokens of today",
-                       retry_after=DAY - now % DAY)
+            raise OverLimit(f"the key {key.name} has used its {key.tokens_per_day:,} tokens of today",
+                            retry_after=DAY - now % DAY)
         if key.at_once is not None and used.running >= key.at_once:
-            raise Busy(f"the key {key.name} may have {key.at_once} requests under way",
-                       retry_after=AT_ONCE_SECONDS)
+            raise OverLimit(f"the key {key.name} may have {key.at_once} requests under way",
+                            retry_after=AT_ONCE_SECONDS)
         if key.requests_per_minute is not None:
             if used.room < 1:
-                raise Busy(f"the key {key.name} may ask {key.requests_per_minute} times a minute",
-                           retry_after=(1 - used.room) * MINUTE / key.requests_per_minute)
+                raise OverLimit(f"the key {key.name} may ask {key.requests_per_minute} times a minute",
+                                retry_after=(1 - used.room) * MINUTE / key.requests_per_minute)
             used.room -= 1
         used.running += 1
         try:
@@ -86,6 +94,7 @@ def spent_today(folder: Path, now: float) -> dict[str, int]:
     """Tokens of today by terminal, from the journal's end backwards."""
     spent: dict[str, int] = {}
     path, day = folder / f"{_day(now)[:7]}.jsonl", _day(now)
+    overnight = datetime.fromtimestamp(now - now % DAY - OVERNIGHT, UTC).isoformat()
     if not path.exists():
         return spent
     for raw in lines_backwards(path):
@@ -93,7 +102,9 @@ def spent_today(folder: Path, now: float) -> dict[str, int]:
         if record is None:
             continue
         if not record["at"].startswith(day):
-            break
+            if record["at"] < overnight:
+                break
+            continue
         terminal, timings = record.get("terminal"), record.get("timings")
         if record["kind"] == "exchange" and isinstance(timings, dict) and isinstance(terminal, str):
             tokens = (timings.get("prompt_tokens") or 0) + (timings.get("completion_tokens") or 0)

@@ -16,6 +16,7 @@ def unit_text(argv: Sequence[str], environ: Mapping[str, str], drain: float) -> 
     """A unit that runs `argv`. See systemd.service(5). Nothing is confined that the ask path needs: it opens
     SSH connections and writes the journal."""
     settings = [f"Environment={_quoted(f'{key}={value}')}" for key, value in sorted(environ.items())]
+    words = [_quoted(word).replace("$", "$$") for word in argv]
     return "\n".join((
         "[Unit]",
         "Description=swarmctl: the gateway of this swarm",
@@ -24,7 +25,7 @@ def unit_text(argv: Sequence[str], environ: Mapping[str, str], drain: float) -> 
         "[Service]",
         "Type=exec",
         *settings,
-        f"ExecStart={' '.join(_quoted(word) for word in argv)}",
+        f"ExecStart={' '.join(words)}",
         "Restart=on-failure",
         "RestartSec=2",
         "KillSignal=SIGTERM",
@@ -39,6 +40,7 @@ def unit_text(argv: Sequence[str], environ: Mapping[str, str], drain: float) -> 
 
 
 def _quoted(word: str) -> str:
-    """As systemd reads a word: quoted, with its own escapes. See systemd.syntax(7)."""
-    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    """As systemd reads a word: quoted, with its own escapes. See systemd.syntax(7). A dollar means something
+    in a command line alone."""
+    escaped = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
     return f'"{escaped}"'
