@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 #: What a question pays in, and how much may be saved up; a second request costs 1.
 SHARE, SAVED = 0.05, 2.0
+#: Bytes of the balance: as many are read as are written, so that garbage behind them means nothing.
+WIDTH = 10
 
 
 def pay_in(paths: Paths) -> None:
@@ -36,11 +38,10 @@ def _change(paths: Paths, by: float) -> bool:
         return False
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        said = os.pread(descriptor, 32, 0)
-        after = min(SAVED, _balance(said) + by)
+        after = min(SAVED, _balance(os.pread(descriptor, WIDTH, 0)) + by)
         if after < 0:
             return False
-        os.pwrite(descriptor, f"{after:<10.4f}".encode(), 0)
+        os.pwrite(descriptor, f"{after:<{WIDTH}.4f}".encode(), 0)
     except OSError:
         return False
     else:
@@ -51,6 +52,6 @@ def _change(paths: Paths, by: float) -> bool:
 
 def _balance(said: bytes) -> float:
     try:
-        return float(said)
+        return max(0.0, float(said))
     except ValueError:
         return 1.0
