@@ -156,8 +156,14 @@ def says_odd_times(connection: socket.socket) -> None:
         '"predicted_ms":1', '"predicted_ms":"soon"').encode())
 
 
+def of_another_shape(connection: socket.socket) -> None:
+    _begin(connection)
+    connection.sendall(b'data: {"choices": [{"delta": ["Paris"]}]}\n\n')
+
+
 BAD = {"busy": busy, "hangs": hangs, "babbles": babbles, "babbles_in_http": babbles_in_http,
-       "hangs_up": hangs_up, "half": half}
+       "hangs_up": hangs_up, "half": half, "of_another_shape": of_another_shape}
+AT_ONCE = ("busy", "babbles", "babbles_in_http", "hangs_up", "of_another_shape")
 
 
 @pytest.fixture
@@ -186,7 +192,7 @@ def _preferred(port: int, model: str = "tiny-small") -> object:
                    decode_speed=9e4)
 
 
-@pytest.mark.parametrize("fault", ["busy", "babbles", "babbles_in_http", "hangs_up"])
+@pytest.mark.parametrize("fault", AT_ONCE)
 @pytest.mark.parametrize("stream", [False, True])
 def test_a_server_that_fails_at_once_is_passed_over(raw, home, fault, stream):
     bad, good = raw(BAD[fault]), raw(answers)
@@ -203,7 +209,7 @@ def test_a_server_that_fails_at_once_is_passed_over(raw, home, fault, stream):
     assert bad.chats < 3, "its breaker opened"
 
 
-@pytest.mark.parametrize("fault", ["busy", "babbles", "babbles_in_http", "hangs_up"])
+@pytest.mark.parametrize("fault", AT_ONCE)
 def test_where_every_server_fails_the_client_is_told_and_the_question_kept(raw, home, fault):
     bad = raw(BAD[fault])
     with swarm_of(home, host("bad", served("llamacpp", "tiny-small", bad.port))) as cli, \

@@ -160,7 +160,8 @@ def _chunks(reply: Reply, token_timeout: float) -> Iterator[Chunk]:
     gathered = Gathered()
     for event in _events(reply):
         if "error" in event:
-            raise _broken(tokens, str((event["error"] or {}).get("message", event["error"])))
+            said = event["error"]
+            raise _broken(tokens, str(said.get("message", said) if isinstance(said, dict) else said))
         text, thought, deltas, reason = _delta(event)
         if isinstance(event.get("timings"), dict):
             timings = _timings(event["timings"])

@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from swarmctl.runtimes.well_formed import well_formed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -19,9 +21,10 @@ def begun(ask: ChatRequest) -> str:
 
 
 def only_new(chunks: Iterable[Chunk], beginning: str) -> Iterator[Chunk]:
-    """The chunks without `beginning`, whether the server repeats it in one piece, several or not at all."""
+    """The chunks without `beginning`, whether the server repeats it in one piece, several or not at all.
+    Raises as `well_formed`."""
     held = ""
-    for chunk in chunks:
+    for chunk in well_formed(chunks):
         if not beginning or not (chunk.text or chunk.finish or chunk.tool_calls):
             yield chunk
             continue
