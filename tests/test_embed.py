@@ -479,6 +479,14 @@ def test_where_every_lane_fails_the_last_failure_is_raised():
         run([Fake(down), Fake(down)], [["a"]] * 20)
 
 
+def test_what_nobody_foresaw_is_raised_and_not_waited_for():
+    def broken(_texts):
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        run([Fake(broken, at_once=2)], [["a"]])
+
+
 def test_the_text_to_blame_is_found_and_a_server_that_refuses_everything_is_not_believed():
     assert run([Fake(lengths)], [["a", "x", "aa", "aaa", "xx"]]) == [[1, "an x", 2, 3, "an x"]]
     with pytest.raises(ServerUnavailable, match="embeds nothing"):

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from swarmctl.dispatch.reach import endpoint, open_way
 from swarmctl.errors import RemoteError, RequestRejected, ServerError, ServerUnavailable, SwarmError
 from swarmctl.fleet.standing import read_aside
-from swarmctl.runtimes.http import HungUp, TunnelDown
+from swarmctl.runtimes.http import TunnelDown
 from swarmctl.runtimes.named import embedder
 
 if TYPE_CHECKING:
@@ -184,7 +184,7 @@ class _Crew:
                 except (RemoteError, ServerError) as exc:
                     self._drop(lane, exc)
                     self.jobs.put(job)
-                except (SwarmError, HungUp) as exc:
+                except BaseException as exc:  # noqa: BLE001  raised where the result is waited for
                     job.failed = exc
                     job.ready.set()
                 else:
