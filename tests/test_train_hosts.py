@@ -80,7 +80,9 @@ def gone(folders):
 def test_a_host_that_dies_ends_the_run_on_all_and_it_goes_on_from_there(team, dataset, tmp_path):  # noqa: F811
     trainers, hosts = team
     named = recipe(tmp_path, 4, hosts[1].name)
-    run = trainers.train(named, "-d", str(dataset), "--detach").stdout.strip()
+    done = trainers.train(named, "-d", str(dataset), "--detach")
+    assert f"let in only {hosts[0].name}, {hosts[1].name}" in done.stderr
+    run = done.stdout.strip()
     first, second = (Folder(host.data_dir / "runs" / run) for host in hosts)
     until(lambda: len(steps(first)[1]) > 1, what=(first.path / "log").read_text())
     assert family(second), "it trains on both"

@@ -13,6 +13,8 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+from swarmctl.jobs.meet import listen
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -50,7 +52,7 @@ class Bond:
                 sock.shutdown(socket.SHUT_RDWR)
 
     def _lead(self) -> None:
-        with contextlib.suppress(OSError), socket.create_server(("", self._where[1])) as server:
+        with contextlib.suppress(OSError), listen(*self._where) as server:
             server.settimeout(AGAIN)
             while not self._over.is_set():
                 with contextlib.suppress(TimeoutError):

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from swarmctl.jobs.bond import Bond
 from swarmctl.jobs.folder import Folder, read_json, write_json
+from swarmctl.jobs.meet import BACKEND
 from swarmctl.jobs.spec import JobError, read_spec
 
 if TYPE_CHECKING:
@@ -72,12 +73,15 @@ def launch(spec: Spec, folder: Folder, stage: str) -> dict[str, Any]:
 def argv(spec: Spec, stage: str) -> tuple[str, ...]:
     """torchrun's command. Several hosts meet at the first one's address; one host meets itself on a free
     port."""
+    module = "torch.distributed.run"
     where: tuple[str, ...] = ("--standalone",)
     if spec.node:
-        where = (f"--nnodes={spec.node.count}", f"--node-rank={spec.node.rank}",
-                 f"--master-addr={spec.node.address}", f"--master-port={spec.node.port}",
-                 f"--rdzv-conf=timeout={STATIC}")
-    return (sys.executable, "-m", "torch.distributed.run", *where, f"--nproc-per-node={spec.processes}",
+        address = f"[{spec.node.address}]" if ":" in spec.node.address else spec.node.address
+        module = "swarmctl.jobs.meet"
+        where = (f"--nnodes={spec.node.count}", f"--rdzv-backend={BACKEND}",
+                 f"--rdzv-endpoint={address}:{spec.node.port}",
+                 f"--rdzv-conf=timeout={STATIC},rank={spec.node.rank}")
+    return (sys.executable, "-m", module, *where, f"--nproc-per-node={spec.processes}",
             f"--log-dir={OF_TORCHRUN}", "-m", "swarmctl.jobs.launch", "spec.json", stage)
 
 

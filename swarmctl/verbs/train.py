@@ -24,6 +24,7 @@ from swarmctl.fleet.survey import survey
 from swarmctl.fleet.train_env import SIZE, training_python
 from swarmctl.fleet.training import Ordered, meeting_address, meeting_port, order, parquet, served_template
 from swarmctl.fleet.weights import put_weights
+from swarmctl.jobs.bond import ABOVE
 from swarmctl.jobs.spec import Node
 from swarmctl.training.plan import Load, fitting, spec_of
 from swarmctl.training.precision import gpus_for_training
@@ -154,6 +155,8 @@ def _on_hosts(wanted: Ordered, team: Sequence[Candidate], watcher: Watcher, *, f
     try:
         ready = [_prepare(wanted, one, run, watcher) for one in team]
         found = _checked(wanted, first, ready[0], run, watcher)
+        if len(team) > 1:
+            watcher.note(_doors(team, meeting_address(first.host, wanted.inventory.ssh_config), run.id))
     except SwarmError:
         _discard(team, run)
         raise
@@ -172,6 +175,14 @@ def _on_hosts(wanted: Ordered, team: Sequence[Candidate], watcher: Watcher, *, f
         ended = jobs.watch(first.remote, run.data_dir, run.id, lambda one: watcher.progress(run, one))
         finished(wanted.paths, run, ended, now())
     return run
+
+
+def _doors(team: Sequence[Candidate], address: str, run: str) -> str:
+    """What hosts that train together leave open to their network."""
+    port, first, others = meeting_port(run), team[0].host.name, ", ".join(one.host.name for one in team[1:])
+    return (f"as long as it trains, {first} listens at {address}, ports {port} and {port + ABOVE}, and each\n"
+            "  host on ports of gloo's or NCCL's choice, all without a password:\n"
+            f"  let in only {first}, {others} (docs/train.md says how)")
 
 
 def _prepare(wanted: Ordered, one: Candidate, run: Run, watcher: Watcher) -> Ready:
