@@ -44,6 +44,18 @@ def parse(text: str) -> Any:  # noqa: ANN401  any JSON
         raise Garbled(f"line {exc.lineno}, column {exc.colno}: {exc.msg}") from exc
 
 
+def too_deep(found: object, text: bytes, most: int) -> bool:
+    """Whether the JSON `found` in `text` has more than so many levels. Python itself gives up at some
+    hundred, fewer the deeper in a program it is asked: what one reader takes would stop the next."""
+    if text.count(b"{") + text.count(b"[") <= most:
+        return False
+    level = [found]
+    for _ in range(most):
+        level = [inner for one in level if isinstance(one, dict | list)
+                 for inner in (one.values() if isinstance(one, dict) else one)]
+    return bool(level)
+
+
 def build(kind: type[T], raw: object, where: str = "", **made: Any) -> T:  # noqa: ANN401  the fields' own types
     """A dataclass from a JSON object found at `where`; `made` are fields that the caller has built. Raises
     Garbled."""

@@ -518,6 +518,19 @@ def test_a_defect_is_said_in_the_apis_own_shape(home):
     assert 'swarmctl_http_requests_total{status="500",surface="openai"} 1.0' in counted
 
 
+@pytest.mark.parametrize("levels", [90, 250, 900, 100_000])
+def test_no_request_is_nested_so_deeply_that_the_journal_cannot_be_read_any_more(raw, home, levels):
+    """One of 900 levels was answered and recorded, and `log` never showed anything again."""
+    schema = '{"a":' * levels + "1" + "}" * levels
+    body = (f'{{"messages": {json.dumps(FRANCE)}, "response_format": {{"type": "json_schema", '
+            f'"json_schema": {{"name": "n", "schema": {schema}}}}}}}')
+    with swarm_of(home, host("good", served("llamacpp", "tiny-small", raw(answers).port))) as cli, \
+            serving(cli) as gateway:
+        reply = httpx.post(gateway.url + CHAT, content=body, timeout=60)
+        assert reply.status_code == (200 if levels < 100 else 400), reply.text
+        assert cli.run("log", "list").returncode == 0
+
+
 def test_times_that_are_no_numbers_spoil_no_answer(raw, home):
     with swarm_of(home, host("odd", served("llamacpp", "tiny-small", raw(says_odd_times).port))) as cli, \
             serving(cli) as gateway:

@@ -93,6 +93,15 @@ print(json.dumps(acknowledged))
 """
 
 
+@pytest.mark.parametrize(("levels", "read"), [(190, True), (250, False), (900, False), (100_000, False)])
+def test_a_record_is_read_by_all_readers_or_by_none(levels, read):
+    """Which nesting Python bears depends on who asks: one that `parse` took stopped the ledger."""
+    deep = '{"a":' * levels + "1" + "}" * levels
+    found, why = journal.parse(f'{{"kind":"exchange","id":"x","at":"y","params":{deep}}}'.encode())
+    assert (found is not None) == read
+    assert read or why == "nested too deeply"
+
+
 def test_a_record_reads_back_as_it_was_written(tmp_path):
     row = exchange(question="naïve 漢字 \u2028 \x00 \x1b[31m\nnext line").to_record()
     journal.append(tmp_path / "journal", row)

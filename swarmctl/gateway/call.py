@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import parse_qsl
 
 from swarmctl.gateway.turn import BadRequest
+from swarmctl.typed import too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Mapping
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 JSON, PLAIN = "application/json", "text/plain; charset=utf-8"
-#: JSON nested deeper is no request of any API here; Python's own limit is a RecursionError.
+#: Levels of a body; a record of it has a few more, and must be read by all who read the journal.
+DEEPEST = 100
 NOT_JSON = "the body is not JSON"
 
 
@@ -76,6 +78,8 @@ class Call:
             found = json.loads(raw)
         except (ValueError, RecursionError) as exc:
             raise BadRequest(NOT_JSON) from exc
+        if too_deep(found, raw, DEEPEST):
+            raise BadRequest(f"the body is nested deeper than {DEEPEST} levels")
         if not isinstance(found, dict):
             raise BadRequest("the body must be a JSON object")
         return found

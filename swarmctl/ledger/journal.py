@@ -24,6 +24,7 @@ from dataclasses import dataclass, field
 from typing import IO, TYPE_CHECKING, Any
 
 from swarmctl.errors import LedgerError
+from swarmctl.typed import too_deep
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
@@ -33,6 +34,8 @@ Record = dict[str, Any]
 
 #: Bytes of one line. More is no record of ours, and reading it could take a small machine's memory.
 LONGEST = 64 << 20
+#: Levels of one record; what a client may send is half of that.
+DEEPEST = 200
 WRITES = 3
 #: what was live where: a file of its own, as its few records are read whole and often
 RELEASES = "releases"
@@ -136,6 +139,8 @@ def parse(raw: bytes) -> tuple[Record | None, str]:
     except ValueError:
         return None, "not JSON"
     except RecursionError:
+        return None, "nested too deeply"
+    if too_deep(found, raw, DEEPEST):
         return None, "nested too deeply"
     if not isinstance(found, dict):
         return None, "not a JSON object"
