@@ -59,8 +59,19 @@ class Resident:
             threading.Thread(target=self._keep, name="swarmctl-keep", daemon=True).start()
         if swarm is None or stamp != self._stamp:
             with self._lock:
-                return self._renew(stamp)
+                return self._renewed(stamp)
         return swarm
+
+    def _renewed(self, stamp: Stamp) -> Swarm:
+        """The new swarm; the old one, said once, where a snapshot is there that cannot be read."""
+        try:
+            return self._renew(stamp)
+        except SwarmError as exc:
+            if self._swarm is None or stamp is None:
+                raise
+            self._tell(f"{exc}\n  the gateway serves on as it was before")
+            self._stamp = stamp
+            return self._swarm
 
     def leaning(self, model: str) -> Swarm:
         """The swarm for a model's name: `auto:fast` does not mind a bad answer, `auto:best` minds it much."""

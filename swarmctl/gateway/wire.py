@@ -33,15 +33,29 @@ class _Wire(HttpToolsProtocol):
     limits: Bounds
     _head: asyncio.TimerHandle | None = None
     _stall: asyncio.TimerHandle | None = None
+    #: when it was made, on the loop's clock
+    _since = 0.0
     #: bytes since the last request's head was whole
     _head_bytes = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._since = self.loop.time()
         if len(self.connections) > self.limits.connections:
-            self._drop()
-            return
-        self._await_head()
+            self._make_room()
+        if not transport.is_closing():
+            self._await_head()
+
+    def _make_room(self) -> None:
+        """Drop who has been silent for longest, those first who never said anything; where all others are
+        being answered that is this one."""
+        silent = [one for one in self.connections if isinstance(one, _Wire) and one.silent]
+        min(silent, key=lambda one: (one.cycle is not None, one._since), default=self)._drop()
+
+    @property
+    def silent(self) -> bool:
+        """Whether no request is under way here."""
+        return not self.transport.is_closing() and (self.cycle is None or self.cycle.response_complete)
 
     def connection_lost(self, exc: Exception | None) -> None:
         _cancel(self._head)
