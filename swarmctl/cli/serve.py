@@ -141,6 +141,8 @@ def revoke(ctx: typer.Context, name: Annotated[str, typer.Argument(help="The key
     verb.revoke(context.paths, name)
     left = len(verb.keys(context.paths))
     _say(f"revoked {name}; {left or 'no'} key{'' if left == 1 else 's'} left")
+    if not left:
+        _say("a gateway on loopback asks nobody for a key from now on: every program of this machine may ask")
 
 
 def _opened(path: Path) -> TextIO:
