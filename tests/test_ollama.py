@@ -13,6 +13,7 @@ import socket
 import subprocess
 import time
 import urllib.request
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,6 +26,8 @@ from swarmctl.exchange import ChatRequest, Message
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, write_fleet
 from swarmctl.paths import Paths
 from swarmctl.runtimes.base import Endpoint
+from swarmctl.runtimes.http import Hangup, HungUp, request
+from swarmctl.runtimes.http import until as until_hangup
 from swarmctl.runtimes.ollama import Ollama
 from swarmctl.shipped import shipped_model, shipped_quality
 
@@ -32,6 +35,7 @@ FOLDER = os.environ.get("SWARMCTL_TEST_OLLAMA", "")
 pytestmark = pytest.mark.skipif(not FOLDER, reason="SWARMCTL_TEST_OLLAMA names no Ollama")
 
 LONG = {"type": "array", "items": {"type": "integer"}, "minItems": 200, "maxItems": 220}
+SEA = "Write a long text about the sea, please."
 WAITS = {"connect_timeout": 5.0, "first_token_timeout": 60.0, "token_timeout": 30.0}
 
 
@@ -210,3 +214,49 @@ def test_a_server_that_is_gone_is_passed_over(swarm, server):
     gone = replace(swarm.hosts[0], served=(replace(swarm.hosts[0].served[0], port=port),))
     write_fleet(swarm.paths.fleet, replace(swarm.fleet, hosts=(gone, swarm.hosts[1])))
     assert ask_json(swarm, "What is the capital of France?")["host"] == "worlock"
+
+
+def test_streams_that_are_given_up_do_not_cost_ollama_the_model(server):
+    endpoint = server.endpoint("small")
+    for cut in range(120):
+        stream = Ollama().chat(endpoint, say(SEA, max_tokens=200), **WAITS)
+        for _ in range(1 + cut % 9):
+            next(stream, None)
+        stream.close()
+    assert list(Ollama().chat(endpoint, say("hello"), **WAITS))[-1].finish
+
+
+def test_streams_that_are_hung_up_on_do_not_cost_ollama_the_model_either(server):
+    endpoint = server.endpoint("small")
+    for cut in range(120):
+        hangup, read = Hangup(), 0
+        with until_hangup(hangup), suppress(HungUp):
+            for _ in Ollama().chat(endpoint, say(SEA, max_tokens=200), **WAITS):
+                read += 1
+                if read > cut % 9:
+                    hangup.now()
+    assert list(Ollama().chat(endpoint, say("hello"), **WAITS))[-1].finish
+
+
+def test_a_model_that_answers_nobody_since_a_stream_was_cut_off_is_loaded_afresh(server):
+    endpoint = server.endpoint("small")
+    body = {"model": "tiny-small", "options": {"num_predict": 200},
+            "messages": [{"role": "user", "content": SEA}]}
+
+    def answers_nobody(pieces: int) -> str:
+        """Cut a stream off; what is said of the next question where that did harm."""
+        with request(endpoint, "POST", "/api/chat", body, connect_timeout=5, timeout=60) as reply:
+            lines = reply.lines()
+            for _ in range(pieces):
+                next(lines, None)
+        try:
+            list(Ollama().chat(endpoint, say("hello"), **{**WAITS, "first_token_timeout": 3.0}))
+        except ServerUnavailable as exc:
+            return str(exc)
+        return ""
+
+    said = next(filter(None, (answers_nobody(1 + cut % 9) for cut in range(600))), None)
+    if said is None:
+        pytest.skip("600 cut streams cost this Ollama nothing")
+    assert "loads it afresh" in said
+    assert list(Ollama().chat(endpoint, say("hello"), **WAITS))[-1].finish

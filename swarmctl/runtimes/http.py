@@ -33,6 +33,8 @@ MAX_BODY = 64 << 20
 IDLE_KEPT, IDLE_SECONDS = 2, 4.0
 #: Seconds in which the end of a body must follow its last word for the connection to be kept.
 DRAIN_SECONDS = 0.05
+#: Seconds in which a stream that was given up is still read where its server must not be cut off (`gently`).
+LINGER = 0.25
 #: How often a thread that pauses looks whether it is still wanted.
 LOOK_UP = 0.1
 
@@ -138,6 +140,7 @@ class Reply:
         """Yield the body's lines without their ends. Raises OSError or HTTPException as the connection
         breaks."""
         while line := self._line():
+            check_hangup()
             yield line.rstrip(b"\r\n")
         check_hangup()
 
@@ -155,6 +158,29 @@ class Reply:
         except ValueError:
             return None
 
+    @contextmanager
+    def gently(self) -> Iterator[None]:
+        """Whoever gives the stream up within the block goes on at once, and the rest of it is read in the
+        background for LINGER seconds: for a server that does not bear being cut off between two pieces."""
+        self.connection.gentle = True
+        try:
+            yield
+        except (GeneratorExit, KeyboardInterrupt):
+            self.connection.lingers = True
+            threading.Thread(target=self._linger, daemon=True).start()
+            raise
+
+    def _linger(self) -> None:
+        """Read until it ends or time is up, and close just after a piece, when the server awaits the next."""
+        until_ = time.monotonic() + LINGER
+        with suppress(OSError, http.client.HTTPException, ValueError):
+            while (left := until_ - time.monotonic()) > 0:
+                self.patience(left)
+                if not self.response.readline(MAX_BODY):
+                    break
+        self.response.close()
+        self.connection.close()
+
     def patience(self, seconds: float) -> None:
         """Wait at most this long for each further piece."""
         line = self.connection.line
@@ -171,6 +197,8 @@ class Connection(http.client.HTTPConnection):
         #: the socket, also when http.client has handed it to a response
         self.line: socket.socket | None = None
         self.idle_since = 0.0
+        #: whether it is hung up on with a moment's patience, and whether the rest is being read now
+        self.gentle = self.lingers = False
 
     def connect(self) -> None:
         """Dial the endpoint."""
@@ -209,7 +237,13 @@ class Connection(http.client.HTTPConnection):
         return bool(seen.poll(0))
 
     def hang_up(self) -> None:
-        """End it from another thread: whoever reads it sees its end at once."""
+        """End it from another thread: whoever reads it sees its end at once, or with the next piece."""
+        if self.gentle:
+            self.gentle = False
+            timer = threading.Timer(LINGER, self.hang_up)
+            timer.daemon = True
+            timer.start()
+            return
         with suppress(OSError):
             if self.line is not None:
                 self.line.shutdown(socket.SHUT_RDWR)
@@ -285,10 +319,11 @@ def request(endpoint: Endpoint, method: str, path: str, body: Mapping[str, Any] 
         whole = True
     finally:
         hangup.drop(connection)
-        kept = whole and _kept(connection, response)
-        response.close()
-        if not kept:
-            connection.close()
+        if not connection.lingers:
+            kept = whole and _kept(connection, response)
+            response.close()
+            if not kept:
+                connection.close()
 
 
 def where(endpoint: Endpoint) -> str:

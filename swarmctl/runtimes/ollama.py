@@ -4,6 +4,11 @@ Facts checked against a real server (0.33): /api/chat streams JSON lines and end
 without it is a failure; an `{"error": …}` line may come at any point of an answer that began with 200; times
 are nanoseconds. Models load on demand, so looking must not load: only a model that /api/ps lists is asked for
 a token. While a model loads, /api/ps says nothing at all, and /api/version answers as ever.
+
+A stream that is cut off between two pieces can cost Ollama the model: its handler waits for ever to pass the
+next piece on, and nobody else is answered (github ollama/ollama #17131; seen with 0.33 and 0.34: with tiny
+models one cut in twenty). So streams are given up gently, and a loaded model that answers nobody is
+unloaded; the next question loads it afresh.
 """
 
 from __future__ import annotations
@@ -12,6 +17,7 @@ import http.client
 import json
 import re
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import (
@@ -86,11 +92,18 @@ class Ollama:
              first_token_timeout: float, token_timeout: float) -> Iterator[Chunk]:
         """Stream an answer; see Runtime.chat."""
         path = "/api/generate" if ask.raw else "/api/chat"
-        with request(endpoint, "POST", path, _body(endpoint, ask), connect_timeout=connect_timeout,
-                     timeout=first_token_timeout) as reply:
-            if reply.status != 200:
-                raise _refusal(reply, endpoint)
-            yield from only_new(_chunks(reply, token_timeout), begun(ask))
+        try:
+            with request(endpoint, "POST", path, _body(endpoint, ask), connect_timeout=connect_timeout,
+                         timeout=first_token_timeout) as reply:
+                if reply.status != 200:
+                    raise _refusal(reply, endpoint)
+                with reply.gently():
+                    yield from only_new(_chunks(reply, token_timeout), begun(ask))
+        except ServerUnavailable as exc:
+            if isinstance(exc.__cause__, TimeoutError) and _unloaded(endpoint):
+                raise ServerUnavailable(f"{exc}, though the model was loaded; it was unloaded, and the next "
+                                        "question loads it afresh") from exc
+            raise
 
 
 def _loaded(endpoint: Endpoint, timeout: float) -> frozenset[str] | None:
@@ -110,6 +123,18 @@ def _loaded(endpoint: Endpoint, timeout: float) -> frozenset[str] | None:
         raise ServerUnavailable(f"it does not answer as Ollama does (HTTP {reply.status})")
     names = {str(model.get("name")) for model in models if isinstance(model, dict)}
     return frozenset(names | {name.removesuffix(":latest") for name in names})
+
+
+def _unloaded(endpoint: Endpoint) -> bool:
+    """Unload a model, if it is loaded: without harm to whoever it answers at the moment, as Ollama waits for
+    them. Whether it was told so."""
+    with suppress(ServerUnavailable):
+        if endpoint.model not in (_loaded(endpoint, PS_TIMEOUT) or ()):
+            return False
+        with request(endpoint, "POST", "/api/generate", {"model": endpoint.model, "keep_alive": 0},
+                     connect_timeout=PS_TIMEOUT, timeout=PS_TIMEOUT) as reply:
+            return reply.status == 200
+    return False
 
 
 def weights_of(endpoint: Endpoint, *, timeout: float) -> str | None:
