@@ -199,6 +199,8 @@ class Connection(http.client.HTTPConnection):
         self.idle_since = 0.0
         #: whether it is hung up on with a moment's patience, and whether the rest is being read now
         self.gentle = self.lingers = False
+        #: requests so far
+        self.asked = 0
 
     def connect(self) -> None:
         """Dial the endpoint."""
@@ -215,6 +217,8 @@ class Connection(http.client.HTTPConnection):
     def ask(self, method: str, path: str, payload: bytes) -> http.client.HTTPResponse:
         """Send a request, in one piece, and read the head of its response."""
         assert self.line is not None
+        self.gentle = False
+        self.asked += 1
         host = f"{self.host}:{self.port}" if self.endpoint.socket is None else self.host
         head = (f"{method} {path} HTTP/1.1\r\nHost: {host}\r\nAccept-Encoding: identity\r\n"
                 f"Content-Type: application/json\r\nContent-Length: {len(payload)}\r\n\r\n")
@@ -238,14 +242,18 @@ class Connection(http.client.HTTPConnection):
 
     def hang_up(self) -> None:
         """End it from another thread: whoever reads it sees its end at once, or with the next piece."""
-        if self.gentle:
-            self.gentle = False
-            timer = threading.Timer(LINGER, self.hang_up)
-            timer.daemon = True
-            timer.start()
+        if not self.gentle:
+            self._end(self.asked)
             return
+        self.gentle = False
+        timer = threading.Timer(LINGER, self._end, (self.asked,))
+        timer.daemon = True
+        timer.start()
+
+    def _end(self, asked: int) -> None:
+        """End it, unless it serves another request by now."""
         with suppress(OSError):
-            if self.line is not None:
+            if self.line is not None and self.asked == asked:
                 self.line.shutdown(socket.SHUT_RDWR)
 
 
