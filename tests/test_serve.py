@@ -34,6 +34,7 @@ from swarmctl.gateway.unit import unit_text
 from swarmctl.ledger.journal import append, read
 from swarmctl.paths import Paths
 from swarmctl.shipped import shipped_quality
+from swarmctl.verbs.serve import make_key
 
 FRANCE = [{"role": "user", "content": "What is the capital of France?"}]
 #: keeps the model talking for as long as a test needs
@@ -388,6 +389,13 @@ def test_it_ends_in_time_and_records_what_it_cut_short(llamacpp_bin, tmp_path):
         assert time.monotonic() - began < 30, "longer, had it let the answer come to its end"
         assert gateway.newest()["finish"] == "cancelled"
         assert "cut short and recorded" in "".join(gateway.said)
+
+
+def test_keys_made_at_once_are_all_kept(paths):
+    names = [f"key{number}" for number in range(8)]
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda name: make_key(paths, name, 0.0), names))
+    assert sorted(key.name for key in read_keys(keys_file(paths))) == names
 
 
 def test_keys_are_kept_as_hashes_for_their_owner_alone(paths):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 from swarmctl.atomic import write_whole
 from swarmctl.dispatch.record import timestamp
 from swarmctl.errors import SwarmError, UsageError
+from swarmctl.fleet.locks import local_lock
 from swarmctl.gateway.bounds import DEFAULT_BOUNDS, Bounds
 from swarmctl.gateway.guard import is_loopback
 from swarmctl.gateway.keys import DEFAULT_SCOPES, Key, Keyring, add_key, keys_file, read_keys, revoke_key
@@ -17,11 +18,14 @@ from swarmctl.gateway.unit import UNIT, unit_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+    from contextlib import AbstractContextManager
 
     from swarmctl.gateway.app import App
     from swarmctl.paths import Paths
 
 PORT = 11411
+#: seconds that who changes the keys waits for another who does
+LOCK_WAIT = 30.0
 #: Of this environment, what a unit keeps: where state lies, and the agent that holds SSH keys.
 KEPT_ENVIRONMENT = ("SWARMCTL_HOME", "SSH_AUTH_SOCK", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "XDG_STATE_HOME",
                     "XDG_CACHE_HOME")
@@ -88,13 +92,20 @@ def make_key(paths: Paths, name: str, now: float, *, scopes: tuple[str, ...] = D
              requests_per_minute: int | None = None, tokens_per_day: int | None = None,
              at_once: int | None = None, priority: int = 0) -> tuple[Key, str]:
     """Make an API key; as stored, and its secret."""
-    return add_key(paths, Key(name, "", timestamp(now), scopes or DEFAULT_SCOPES, requests_per_minute,
-                              tokens_per_day, at_once, priority))
+    with _one_at_a_time(paths):
+        return add_key(paths, Key(name, "", timestamp(now), scopes or DEFAULT_SCOPES, requests_per_minute,
+                                  tokens_per_day, at_once, priority))
 
 
 def revoke(paths: Paths, name: str) -> Key:
     """Take an API key back."""
-    return revoke_key(paths, name)
+    with _one_at_a_time(paths):
+        return revoke_key(paths, name)
+
+
+def _one_at_a_time(paths: Paths) -> AbstractContextManager[None]:
+    """Two terminals that change the keys must not undo each other's work."""
+    return local_lock(paths.state / "keys.lock", "changing the keys", wait=LOCK_WAIT, on_wait=lambda _: None)
 
 
 def _refuse_open(paths: Paths, serving: Serving) -> None:
