@@ -10,7 +10,7 @@ import weakref
 from dataclasses import asdict, replace
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_routing import SMALL
 from waiting import until
@@ -225,6 +225,9 @@ WILD = st.none() | st.floats() | st.integers(-10, 10**20) | st.just(10**400)
 
 @given(st.builds(Timings, *[WILD] * 9), st.sampled_from(["stop", "length", "error"]), st.integers(0, 3),
        st.floats(-1e6, 1e9))
+@example(Timings(prompt_tokens=5e-324, completion_tokens=8, decode_seconds=5e-324), "stop", 0, 0.0)
+@example(Timings(prompt_tokens=99, prompt_seconds=5e-324, load_seconds=5e-324, first_token_seconds=5e-324),
+         "stop", 0, 0.0)
 def test_whatever_a_server_says_of_its_times_what_is_known_stays_sound(timings, finish, company, age):
     question = Question("routine", 300)
     sent = price(question, SMALL, Standing(), Tariff())

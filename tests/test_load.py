@@ -20,6 +20,7 @@ from running import Cli, ask_json, slowed
 from test_ask import LONG, Server
 from test_ollama import FOLDER
 from test_ollama import Server as OllamaServer
+from waiting import until
 
 from swarmctl.dispatch.admission import take
 from swarmctl.dispatch.hedge import Race, rivals
@@ -70,13 +71,6 @@ def swarm(servers, tmp_path):
 def settle(servers) -> None:
     for server in servers.values():
         until(lambda server=server: busy(server) == 0)
-
-
-def until(condition, seconds: float = 30.0) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def busy(server: Server) -> int:
@@ -130,13 +124,16 @@ def test_who_waits_says_so_once_and_goes_on_when_the_holder_is_killed(swarm, ser
 
 def test_the_important_are_answered_first_and_equals_in_their_order(swarm, servers):
     cli = swarm("spinoza")
-    with taken(cli, servers["spinoza"], "spinoza"):
-        asking = []
-        for name, priority in (("first", 0), ("second", 0), ("urgent", 5)):
-            asking.append(cli.start("ask", f"Spell {name}", f"--priority={priority}", "--max-tokens", "4"))
-            until(lambda: length(cli.paths) == len(asking))
-    for one in asking:
-        one.communicate(timeout=60)
+    server = servers["spinoza"]
+    with slowed(server.process.pid):  # an answer takes far longer than to write down the one before
+        with taken(cli, server, "spinoza"):
+            asking = []
+            for name, priority in (("first", 0), ("second", 0), ("urgent", 5)):
+                asking.append(cli.start("ask", f"Spell {name}", f"--priority={priority}",
+                                        "--max-tokens", "9"))
+                until(lambda: length(cli.paths) == len(asking))
+        for one in asking:
+            one.communicate(timeout=120)
     said = [row["messages"][-1]["content"] for row in cli.rows()]
     assert [word for word in said if word.startswith("Spell")] == ["Spell urgent", "Spell first",
                                                                    "Spell second"]

@@ -137,9 +137,11 @@ def test_where_nobody_can_say_no_it_is_said_before_anything_is_built(bare, tmp_p
     with said.open("wb") as err:
         process = subprocess.Popen([sys.executable, "-m", "swarmctl", *command], stdin=subprocess.DEVNULL,
                                    stdout=subprocess.DEVNULL, stderr=err, env=bare.environ)
-    until(lambda: "half an hour" in said.read_text() or process.poll() is not None)
-    process.send_signal(signal.SIGINT)
-    process.wait(120)
+    try:
+        until(lambda: "half an hour" in said.read_text() or process.poll() is not None)
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(120)
     text = said.read_text()
     assert text.index("no inventory yet") < text.index("half an hour") < text.index("swarmctl runtime build")
     assert "Traceback" not in text

@@ -168,8 +168,9 @@ def _serve_here(context: Context) -> None:
 def _agree_to_build() -> None:
     """Say that llama.cpp will be built, and ask where somebody is there to say no. In a pipe or a service
     nobody is, and to answer is what was asked for."""
-    say("llama.cpp has to be built for this machine first, once: 5 minutes on two idle cores, half an\n"
-        "  hour on busy ones. To do without: Ctrl-C, and name an inventory of hosts (swarmctl -i FILE).\n"
+    say("llama.cpp has to be built for this machine first, once: 5 minutes on two idle cores,\n"
+        "  half an hour on busy ones.\n"
+        "  To do without: Ctrl-C, and name an inventory of hosts (swarmctl -i FILE).\n"
         "  To do it at another time: swarmctl runtime build. What is cut goes on where it was.")
     asked = sys.stdin.isatty() and sys.stderr.isatty()
     if asked and not typer.confirm("build it now?", default=True, err=True):

@@ -145,9 +145,9 @@ class _Wait:
 
     def _try(self, now: float) -> Admitted | None:
         """Claim the slot of the cheapest candidate, if it is free and nobody ahead wants it."""
-        line, self.rank, behind = self.ticket.line()
         if now - self.looked >= LOOK_AGAIN * (1 + self.rank):
             self._look_again()
+        line, self.rank, behind = self.ticket.line()  # after the look, which may take long
         allowed = [price for price in self.prices if self._allowed(price)]
         asked = allowed or self.prices
         mine = Waiter(self.ticket.turn, {queue.name_of(price.candidate): earlier(price) for price in asked})

@@ -53,6 +53,9 @@ STALL_LIMIT = 30.0  # seconds without a byte moving before a write is given up
 KILL_TIMEOUT = 5.0
 KEEPALIVE = 5  # seconds of silence before a keepalive; wire.DEAD_AFTER decides when no answer means broken
 PIECE = 1 << 18
+#: paramiko's reader may never be woken for what came (its OrPipe is set and cleared without a lock: 3 of
+#: 30,000 crossings lost one): every so many seconds a look is taken without having been woken.
+UNHEARD = 0.5
 
 
 def connect(host: Host, paths: Paths, ssh_config: str | None = None) -> ShellRemote:
@@ -161,7 +164,8 @@ def _drain(channel: Channel, output: Output, error: Output, deadline: float) -> 
                 error.add(channel.recv_stderr(PIECE))
             if over:
                 break
-            if not selector.select(max(0.0, deadline - time.monotonic())):
+            left = deadline - time.monotonic()
+            if not selector.select(max(0.0, min(left, UNHEARD))) and left <= UNHEARD:
                 return False
     return bool(channel.status_event.wait(max(0.0, deadline - time.monotonic())))
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 from swarmctl.jobs.spec import JobError
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from swarmctl.jobs.folder import Folder
     from swarmctl.jobs.spec import Spec
 
@@ -47,8 +49,9 @@ def divergence(before: Path, after: Path, text: Path, scratch: Path, tools: Path
     logits = scratch / "logits.kld"
     shared = ("-c", str(CONTEXT), "-b", str(CONTEXT), "-t", str(threads), "--kl-divergence-base", str(logits))
     try:
-        first = _said(tools, ("-m", str(before), "-f", str(text), "--chunks", str(CHUNKS), *shared))
-        said = _whole(tools, ("-m", str(after), "--kl-divergence", *shared))
+        first = _whole(tools, ("-m", str(before), "-f", str(text), "--chunks", str(CHUNKS), *shared),
+                       (ALONE,))
+        said = _whole(tools, ("-m", str(after), "--kl-divergence", *shared), NUMBERS.values())
     finally:
         logits.unlink(missing_ok=True)
     found = {name: _number(pattern, name, said) for name, pattern in NUMBERS.items()}
@@ -67,12 +70,12 @@ def perplexity(spec: Spec, folder: Folder) -> dict[str, Any]:
                       folder.path / "scratch", Path(more["tools"]), threads=spec.threads or 1)
 
 
-def _whole(tools: Path, options: tuple[str, ...]) -> str:
-    """All that it says. Its logger loses the last lines now and then where the machine is crowded: then
-    again."""
+def _whole(tools: Path, options: tuple[str, ...], wanted: Collection[re.Pattern[str]]) -> str:
+    """All that it says, with what is wanted in it. Its logger loses the last lines now and then where the
+    machine is crowded: then again."""
     said = _said(tools, options)
     for _ in range(RETRIES):
-        if all(pattern.search(said) for pattern in NUMBERS.values()):
+        if all(pattern.search(said) for pattern in wanted):
             break
         said = _said(tools, options)
     return said

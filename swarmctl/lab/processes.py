@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 GRACE = 5.0
+#: Nothing survives SIGKILL, but on a crowded machine its end takes time.
+KILLED = 60.0
 PROC = Path("/proc")
 
 
@@ -90,7 +92,7 @@ def kill(pids: Iterable[int]) -> None:
     """SIGKILL, and wait until they are gone."""
     wanted = tuple(pids)
     send(wanted, signal.SIGKILL)
-    _await_end(wanted, GRACE)
+    _await_end(wanted, KILLED)
 
 
 def _await_end(pids: tuple[int, ...], seconds: float) -> None:

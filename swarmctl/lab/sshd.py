@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 MARK = "SWARMCTL_LAB_HOST"
-START_TIMEOUT = 10.0
+START_TIMEOUT = 30.0
 PRIVILEGE_SEPARATION = Path("/run/sshd")
 _PLACES = "/usr/sbin:/usr/local/sbin:/sbin:/opt/homebrew/sbin"
 #: OpenSSH 9.8 and later shuts out an address that failed often; all of the lab's hosts share one client.

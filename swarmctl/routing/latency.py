@@ -36,8 +36,8 @@ UNSEEN = (0.0, 0.45)
 LEAST_VARIANCE, FURTHEST = 0.02, 3.0
 #: What company on a server may cost at most, as a share of the time of a token for each answer beside it.
 MOST_CROWDING = 2.0
-#: More tokens, or seconds, than any answer has.
-MOST = 1e9
+#: Fewer seconds than any clock tells; more tokens, or seconds, than any answer has.
+LEAST, MOST = 1e-9, 1e9
 #: Standard deviations to the 95th percentile.
 Z95 = 1.645
 
@@ -81,7 +81,7 @@ def fold(before: Habits, *, category: Category, characters: int, finish: str, ti
     timings, weight = _sound(timings), 1 - (1 - WEIGHT) * _left(age)
     after = _speeds(before, timings, company, weight)
     prompt, answer = timings.prompt_tokens or 0, timings.completion_tokens or 0
-    if prompt:
+    if prompt >= 1:
         after = replace(after, characters_per_token=_mean(before.characters_per_token,
                                                           max(0.5, characters / prompt), weight))
     if answer and finish == "stop":
@@ -98,7 +98,7 @@ def _sound(timings: Timings) -> Timings:
     """Without what no clock and no counter says: a server that sends garbage once must not be taken for slow,
     or for infinitely fast, from then on."""
     odd = [name for name in timings.__slots__
-           if (value := getattr(timings, name)) is not None and not 0 <= value < MOST]
+           if (value := getattr(timings, name)) is not None and value != 0 and not LEAST <= value < MOST]
     return replace(timings, **dict.fromkeys(odd)) if odd else timings
 
 
