@@ -137,7 +137,7 @@ def test_output_that_nobody_was_woken_for_is_read_all_the_same(lab):
 
     output, error = shell.Output(None), Losing(None)
     channel.exec_command(f"echo lost >&2; sleep 0.5; head -c {2 * window} /dev/zero")
-    assert remote_module._drain(channel, output, error, time.monotonic() + 60)
+    assert wire.drain(channel, output, error, time.monotonic() + 60)
     assert len(output.text) == 2 * window
     remote.close()
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import selectors
 import shlex
 import socket
 import threading
@@ -35,7 +34,7 @@ from swarmctl.fleet.shell import (
 )
 from swarmctl.fleet.ssh_config import Resolved, hop_names, public_blobs, resolve
 from swarmctl.fleet.ssh_stderr import AUTHENTICATION_HINT, UNREACHABLE_HINT, error_from_stderr, key_changed
-from swarmctl.fleet.wire import Proxy, open_proxy, open_tcp
+from swarmctl.fleet.wire import Proxy, drain, open_proxy, open_tcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -52,10 +51,6 @@ __all__ = ["Completed", "FabricRemote", "LocalRemote", "Remote", "connect", "tra
 STALL_LIMIT = 30.0  # seconds without a byte moving before a write is given up
 KILL_TIMEOUT = 5.0
 KEEPALIVE = 5  # seconds of silence before a keepalive; wire.DEAD_AFTER decides when no answer means broken
-PIECE = 1 << 18
-#: paramiko's reader may never be woken for what came (its OrPipe is set and cleared without a lock: 3 of
-#: 30,000 crossings lost one): every so many seconds a look is taken without having been woken.
-UNHEARD = 0.5
 
 
 def connect(host: Host, paths: Paths, ssh_config: str | None = None) -> ShellRemote:
@@ -113,7 +108,7 @@ class FabricRemote(ShellRemote):
         """Read both streams to their end and wait for the status."""
         deadline = started + timeout
         try:
-            ended = _drain(channel, output, error, deadline)
+            ended = drain(channel, output, error, deadline)
         except KeyboardInterrupt:
             self._end(error)
             raise
@@ -150,24 +145,6 @@ class FabricRemote(ShellRemote):
                 return self._session.channel()
             except foreign_errors() as exc:
                 raise translate(exc, self.host, self._target, connecting=True) from exc
-
-
-def _drain(channel: Channel, output: Output, error: Output, deadline: float) -> bool:
-    """Read both streams to their end and wait for the status; False past the deadline."""
-    with selectors.PollSelector() as selector:
-        selector.register(channel.fileno(), selectors.EVENT_READ)
-        while True:
-            over = channel.eof_received or channel.closed
-            while channel.recv_ready():
-                output.add(channel.recv(PIECE))
-            while channel.recv_stderr_ready():
-                error.add(channel.recv_stderr(PIECE))
-            if over:
-                break
-            left = deadline - time.monotonic()
-            if not selector.select(max(0.0, min(left, UNHEARD))) and left <= UNHEARD:
-                return False
-    return bool(channel.status_event.wait(max(0.0, deadline - time.monotonic())))
 
 
 class Session:
