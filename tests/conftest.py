@@ -29,6 +29,8 @@ BINARIES = ("llama-server", "llama-quantize", "llama-bench")
 # In the background of a shell SIGINT is ignored, under nohup SIGHUP, and all that we start would inherit it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
+# People have it seldom set, and without it output is held back, which may then fail at the very end.
+os.environ.pop("PYTHONUNBUFFERED", None)
 
 #: The longest files go first, so that no worker is left with one of them at the end.
 LONGEST_FILES = ("test_cut", "test_deploy", "test_watch", "test_train_hosts", "test_upgrade_trouble",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import os
 import shlex
@@ -468,7 +469,7 @@ def test_an_alias_in_an_included_file_and_a_match_block_hold(lab_loopback, tmp_p
 
 def test_user_address_and_port_may_stand_in_the_inventory(lab_loopback):
     host = lab_loopback.host("calisota")
-    remote = over_ssh(lab_loopback, "c", ssh=f"{os.environ.get('USER', 'root')}@{host.address}:{host.port}")
+    remote = over_ssh(lab_loopback, "c", ssh=f"{getpass.getuser()}@{host.address}:{host.port}")
     assert "calisota" in remote.run(("printenv", "HOME"), timeout=10).stdout
     remote.close()
 

@@ -40,11 +40,22 @@ def main() -> None:
         sys.stderr.write(f"swarmctl: unexpected {type(exc).__name__}: {exc}\n"
                          "  This is a defect in swarmctl. SWARMCTL_DEBUG=1 shows where it happened.\n")
         sys.exit(1)
+    finally:
+        _let_a_lost_terminal_be()
 
 
 def _drop_output() -> None:
     """What is still to be written goes nowhere, so that leaving does not fail for it again."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _let_a_lost_terminal_be() -> None:
+    """What a terminal that is gone did not take of our remarks is no failure of what was done; Python would
+    leave with 120 for it."""
+    try:
+        sys.stderr.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
 
 
 def _open_missing_streams() -> None:
