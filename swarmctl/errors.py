@@ -32,6 +32,10 @@ class UsageError(SwarmError):
     exit_code = 2
 
 
+class VectorsOnly(UsageError):
+    """A model was asked to chat that makes vectors and nothing else."""
+
+
 class InventoryError(SwarmError):
     """The inventory cannot be used. `message` holds one line a problem, each with file, line, field and the
     fix."""

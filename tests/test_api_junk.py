@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from swarmctl.dispatch.question import as_request
-from swarmctl.errors import Busy, ContextExceeded, NoCandidate, UsageError
+from swarmctl.errors import Busy, ContextExceeded, NoCandidate, UsageError, VectorsOnly
 from swarmctl.gateway import anthropic, ollama, openai, responses
 from swarmctl.gateway.turn import BadRequest, Finished, Turn
 
@@ -69,8 +69,8 @@ def test_any_body_is_a_turn_or_a_bad_request(talk, body, whole_body):
 
 @pytest.mark.parametrize("surface", SURFACES, ids=[surface.name for surface in SURFACES])
 @pytest.mark.parametrize("exc", [
-    UsageError("a", hint="b\nc"), NoCandidate("a"), Busy("a", retry_after=1), ContextExceeded("a"), BROKEN,
-    BadRequest("a", status=413)])
+    UsageError("a", hint="b\nc"), VectorsOnly("a", hint="b"), NoCandidate("a"), Busy("a", retry_after=1),
+    ContextExceeded("a"), BROKEN, BadRequest("a", status=413)])
 def test_any_failure_has_a_status_and_one_line_in_every_api(surface, exc):
     status, body = surface.error(exc)
     assert 400 <= status < 600

@@ -169,12 +169,38 @@ def test_an_unknown_model_is_404_and_says_what_is_served(client):
 
 
 @runtime
+@pytest.mark.parametrize(("path", "body"), [
+    ("/v1/chat/completions", {"messages": FRANCE}), ("/v1/completions", {"prompt": "hello"}),
+    ("/v1/responses", {"input": "hello"}), ("/v1/messages", {"messages": FRANCE, "max_tokens": 9}),
+    ("/api/chat", {"messages": FRANCE}), ("/api/generate", {"prompt": "hello"})])
+def test_a_model_of_vectors_that_is_asked_to_chat_says_who_does(gateway, path, body):
+    reply = httpx.post(gateway.url + path, json={"model": "vectors:latest", **body})
+    assert reply.status_code == 400
+    said = reply.json()["error"]
+    message = said if isinstance(said, str) else said["message"]
+    assert message == "vectors makes vectors only, it does not chat (models that chat: tiny-small on spinoza)"
+    if path.startswith("/v1/") and path != "/v1/messages":
+        assert (said["param"], said["code"], said["type"]) == ("model", None, "invalid_request_error")
+
+
+@runtime
+def test_a_model_of_vectors_that_is_asked_in_the_terminal_says_who_chats(gateway):
+    for command in (("ask", "-m", "vectors", "hello"), ("ask", "-m", "vectors", "-H", "worlock", "hello")):
+        said = gateway.cli.run(*command, status=2).stderr
+        assert "vectors makes vectors only, it does not chat" in said
+        assert "models that chat: tiny-small on spinoza" in said
+
+
+@runtime
 @pytest.mark.parametrize(("method", "path", "status"), [("GET", "/nope", 404), ("GET", "/v1/nope", 404),
+                                                        ("POST", "/api/chat/", 404),
+                                                        ("GET", "/healthz/", 404),
                                                         ("GET", "/v1/chat/completions", 405)])
 def test_what_is_not_there_is_said_in_json(gateway, method, path, status):
     reply = httpx.request(method, gateway.url + path)
     assert reply.status_code == status
-    assert reply.json()["error"]["message"]
+    error = reply.json()["error"]
+    assert error["message"] if isinstance(error, dict) else error
 
 
 @runtime
@@ -445,6 +471,12 @@ def test_requests_a_minute_fill_up_again():
         pass
 
 
+def test_tokens_of_the_day_on_which_it_began_are_not_those_of_the_next():
+    limits, key = Limits({"key:ann": 100}, NOON), Key("ann", "", "", tokens_per_day=100)
+    with limits.turn(key, NOON + 86_400):
+        limits.spend(key, 1, NOON + 86_400)
+
+
 def test_requests_at_once_are_given_back():
     limits, key = Limits(), Key("ann", "", "", at_once=1)
     with limits.turn(key, NOON), pytest.raises(Busy), limits.turn(key, NOON):
@@ -454,7 +486,7 @@ def test_requests_at_once_are_given_back():
 
 
 def test_tokens_a_day_begin_anew_at_midnight_in_utc():
-    limits, key = Limits({"key:ann": 90}), Key("ann", "", "", tokens_per_day=100)
+    limits, key = Limits({"key:ann": 90}, NOON), Key("ann", "", "", tokens_per_day=100)
     with limits.turn(key, NOON):
         limits.spend(key, 10, NOON)
     with pytest.raises(Busy) as caught, limits.turn(key, NOON):

@@ -163,6 +163,22 @@ def test_llama_cpp_is_driven_to_a_call_that_keeps_to_the_tools_schema(tooly):
     assert "".join(chunk.text for chunk in chunks) == ""
 
 
+def test_a_required_call_may_come_after_words_but_no_answer_ends_without_it(llamacpp_bin, tmp_path):
+    """As the grammars of most templates that llama.cpp ships are; this model never comes to the mark."""
+    (tmp_path / "tools.jinja").write_text(JINJA.replace("'Hmm'", "'<tool_call>'"))
+    process, endpoint = llama_server(tmp_path, llamacpp_bin, "--chat-template-file", tmp_path / "tools.jinja")
+    try:
+        for choice, seed, finish in (("auto", 1, "stop"), ("required", 1, "length"),
+                                     ("required", 2, "length"), ("weather", 3, "length")):
+            ask = say("What is the capital of France?", temperature=0.0 if seed == 1 else 1.0, seed=seed,
+                      tools=(WEATHER,), tool_choice=choice, max_tokens=120)
+            chunks = list(LlamaCpp().chat(endpoint, ask, **WAITS))
+            assert (calls_of(chunks), chunks[-1].finish) == ([], finish)
+            assert "".join(chunk.text for chunk in chunks)
+    finally:
+        end(process)
+
+
 def test_naming_a_tool_makes_llama_cpp_call_that_one(tooly):
     ask = say("weather in Paris?", temperature=0.0, tools=(WEATHER, CLOCK), tool_choice="clock")
     assert [call.name for call in calls_of(LlamaCpp().chat(tooly, ask, **WAITS))] == ["clock"]
@@ -217,6 +233,14 @@ def test_a_call_comes_out_of_ollama_and_its_finish_says_so(server):
     assert chunks[-1].finish == "tool_calls"
     plain = list(Ollama().chat(replace(server.endpoint("large"), model="tooly"), say("hello"), **WAITS))
     assert plain[-1].finish == "stop"
+
+
+@needs_ollama
+def test_ollama_itself_takes_a_required_call_for_nothing(server):
+    said = json.loads(server.call("/api/chat", {
+        "model": "tooly", "stream": False, "tools": [WEATHER], "tool_choice": "required",
+        "options": {"temperature": 0}, "messages": [{"role": "user", "content": "hello"}]}))
+    assert (said["done_reason"], "tool_calls" in said["message"]) == ("stop", False)
 
 
 @needs_ollama

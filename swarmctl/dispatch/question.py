@@ -13,7 +13,7 @@ from swarmctl.dispatch.embedded import seen
 from swarmctl.dispatch.on_demand import wake_for
 from swarmctl.dispatch.record import fresh_id, record
 from swarmctl.dispatch.shadow import SHADOW_VIA, ask_in_shadow
-from swarmctl.errors import LedgerError, NoCandidate, ServerUnavailable, Unsupported, UsageError
+from swarmctl.errors import LedgerError, NoCandidate, ServerUnavailable, Unsupported, UsageError, VectorsOnly
 from swarmctl.exchange import DEFAULT_SAMPLING, ChatRequest, Message
 from swarmctl.fleet.standing import read_aside
 from swarmctl.ledger.terminal import Last, forget, remember
@@ -227,12 +227,20 @@ def _eligible(swarm: Swarm, asked: Asked) -> Sequence[Candidate]:
                          hint=f"`swarmctl uncordon {asked.host}` lets it have questions again")
     if found:
         return found
+    served = ", ".join(sorted({f"{c.model} on {c.host}" for c in swarm.candidates}))
+    if asked.model and _embeds(swarm, asked.model):
+        raise VectorsOnly(f"{asked.model} makes vectors only, it does not chat",
+                          hint=f"models that chat: {served or 'none is served'}")
     if not swarm.candidates:
         raise NoCandidate("no model is served on any host",
                           hint="`swarmctl up` starts the inventory's models")
-    served = ", ".join(sorted({f"{c.model} on {c.host}" for c in swarm.candidates}))
     wanted = " on ".join(name for name in (asked.model or "any model", asked.host) if name)
     raise UsageError(f"nobody serves {wanted}", hint=f"served: {served}")
+
+
+def _embeds(swarm: Swarm, model: str) -> bool:
+    return any(served.embedding and model in (served.model, served.model.removesuffix(":latest"))
+               for host in swarm.fleet.hosts for served in host.served)
 
 
 def _all_failed(outcome: Outcome) -> ServerError:

@@ -89,7 +89,7 @@ class App:
         self.gateway = gateway
         self._served = sorted(served, key=lambda one: len(one.prefix), reverse=True)
         self._router = Router([*(route for surface in served for route in self._routes(surface)),
-                               *self._own()])
+                               *self._own()], redirect_slashes=False)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """One request."""
@@ -166,9 +166,8 @@ class App:
             call.noted |= {"exchange": talking.identity, "model": turn.model, "stream": turn.stream}
             if gateway.log_prompts:
                 call.noted["prompt"] = turn.asked.prompt[:PROMPT_LENGTH]
-            with self._allowed(call, now):
+            with self._allowed(call, now, lambda: talking.tokens):
                 exchange = await talking.answer(gateway.engine, terminal)
-                self._spend(call, _tokens(exchange) if exchange else talking.pieces)
             if exchange is not None:
                 call.noted |= _told(exchange)
 
@@ -180,11 +179,11 @@ class App:
             demand(call.access, "ask")
             asked = embed.parse(await call.body(gateway.bounds))
             call.noted |= {"model": asked.model, "texts": len(asked.texts)}
-            with self._allowed(call, gateway.clock()):
+            read: list[int] = []
+            with self._allowed(call, gateway.clock(), lambda: sum(read)):
                 swarm = gateway.engine.resident.swarm()
                 made = await call.unless_gone(gateway.engine.claiming(
-                    partial(embed_texts, swarm, asked, call.priority)))
-                self._spend(call, made.tokens)
+                    partial(embed_texts, swarm, asked, call.priority, read.append)))
             call.noted |= {"answered": made.model, "host": made.host, "prompt_tokens": made.tokens}
             await call.reply(200, embed.whole(asked, made), {
                 "x-swarmctl-host": made.host, "x-swarmctl-model": made.model,
@@ -224,17 +223,18 @@ class App:
         await call.reply(200, document(self._served))
 
     @contextmanager
-    def _allowed(self, call: Call, now: float) -> Iterator[None]:
-        """While the block runs, the request counts against its key's limits. Raises Busy."""
+    def _allowed(self, call: Call, now: float, tokens: Callable[[], int]) -> Iterator[None]:
+        """While the block runs, the request counts against its key's limits; its `tokens` are paid however it
+        ends. Raises Busy."""
         if call.access is None:
             yield
             return
-        with self.gateway.limits.turn(call.access, now):
-            yield
-
-    def _spend(self, call: Call, tokens: int) -> None:
-        if call.access is not None:
-            self.gateway.limits.spend(call.access, tokens, self.gateway.clock())
+        limits = self.gateway.limits
+        with limits.turn(call.access, now):
+            try:
+                yield
+            finally:
+                limits.spend(call.access, tokens(), self.gateway.clock())
 
 
 class _Door:
@@ -255,10 +255,6 @@ def _told(exchange: Exchange) -> dict[str, Any]:
     return {"host": exchange.host, "answered": exchange.model, "finish": exchange.finish,
             "prompt_tokens": exchange.timings.prompt_tokens,
             "completion_tokens": exchange.timings.completion_tokens}
-
-
-def _tokens(exchange: Exchange) -> int:
-    return (exchange.timings.prompt_tokens or 0) + (exchange.timings.completion_tokens or 0)
 
 
 def _said(exc: HTTPException, call: Call) -> str:

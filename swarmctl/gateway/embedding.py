@@ -16,7 +16,7 @@ from swarmctl.gateway.turn import BadRequest
 
 if TYPE_CHECKING:
     from array import array
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from swarmctl.dispatch.swarm import Swarm
     from swarmctl.dispatch.vectors import ServerLane
@@ -26,15 +26,19 @@ if TYPE_CHECKING:
 BATCH_TEXTS, BATCH_CHARACTERS = 64, 64_000
 
 
-def embed(swarm: Swarm, asked: ToEmbed, priority: int = 0) -> Vectors:
-    """Embed all texts, or none: raises BadRequest for one that is refused, UsageError for a model that makes
-    no vectors, ServerUnavailable or NoCandidate where all its servers failed, Busy where the line is full."""
+def embed(swarm: Swarm, asked: ToEmbed, priority: int, read: Callable[[int], None]) -> Vectors:
+    """Embed all texts, or none; `read` is told of each batch's tokens once it is done.
+
+    Raises BadRequest for a text that is refused, UsageError for a model that makes no vectors,
+    ServerUnavailable or NoCandidate where all its servers failed, Busy where the line is full.
+    """
     lanes = _lanes(swarm, asked.model)
     began, tokens = time.monotonic(), 0
     vectors: list[array[float]] = []
     batches = tuple(_batches(asked.texts))
     with closing(LaneInLine(swarm, lanes, Terms(priority), len(batches))) as lane:
         for done in embed_all((lane,), batches, _lost):
+            read(done.tokens)
             vectors += [_vector(result, len(vectors) + place) for place, result in enumerate(done.results)]
             tokens += done.tokens
         return Vectors(vectors, lanes[0].served.model, lane.where, tokens, time.monotonic() - began)

@@ -9,11 +9,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from swarmctl.errors import Busy
 from swarmctl.ledger import journal
 from swarmctl.ledger.lookup import lines_backwards
+from swarmctl.routing.cost import DEFAULT_CHARACTERS_PER_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -45,11 +46,12 @@ class Used:
 
 
 class Limits:
-    """All keys' use. `spent` is each terminal's tokens of today, from before."""
+    """All keys' use. `spent` is each terminal's tokens of the day of `now`, from before."""
 
-    def __init__(self, spent: Mapping[str, int] | None = None) -> None:
+    def __init__(self, spent: Mapping[str, int] | None = None, now: float = 0.0) -> None:
         self._used: dict[str, Used] = {}
         self._spent = dict(spent or {})
+        self._spent_on = _day(now)
 
     @contextmanager
     def turn(self, key: Key, now: float) -> Iterator[None]:
@@ -81,7 +83,7 @@ class Limits:
         day, most = _day(now), float(key.requests_per_minute or 0)
         used = self._used.get(key.name)
         if used is None:
-            used = Used(most, now, day, self._spent.pop(key.terminal, 0))
+            used = Used(most, now, self._spent_on, self._spent.pop(key.terminal, 0))
             self._used[key.name] = used
         if used.day != day:
             used.day, used.tokens = day, 0
@@ -107,9 +109,18 @@ def spent_today(folder: Path, now: float) -> dict[str, int]:
             continue
         terminal, timings = record.get("terminal"), record.get("timings")
         if record["kind"] == "exchange" and isinstance(timings, dict) and isinstance(terminal, str):
-            tokens = (timings.get("prompt_tokens") or 0) + (timings.get("completion_tokens") or 0)
-            spent[terminal] = spent.get(terminal, 0) + tokens
+            spent[terminal] = spent.get(terminal, 0) + _tokens(record, timings)
     return spent
+
+
+def _tokens(record: Mapping[str, Any], timings: Mapping[str, Any]) -> int:
+    """As its server counted them; by the characters of what was read and said where the answer was cut before
+    it did."""
+    counted = (timings.get("prompt_tokens") or 0) + (timings.get("completion_tokens") or 0)
+    if counted or timings.get("first_token_seconds") is None:
+        return int(counted)
+    texts = (*(turn["content"] for turn in record["messages"]), record["answer"], record.get("thought") or "")
+    return round(sum(map(len, texts)) / DEFAULT_CHARACTERS_PER_TOKEN)
 
 
 def _day(now: float) -> str:

@@ -7,7 +7,7 @@ from base64 import b64encode
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from swarmctl.errors import Busy, ContextExceeded, PromptTooLong, UsageError
+from swarmctl.errors import Busy, ContextExceeded, PromptTooLong, UsageError, VectorsOnly
 from swarmctl.gateway.surface import status_of, told
 from swarmctl.gateway.turn import BadRequest, Called, Finished, Piece, Thought
 
@@ -139,14 +139,15 @@ def error(exc: SwarmError) -> tuple[int, Mapping[str, Any]]:
     """Any failure as OpenAI would say it."""
     status = status_of(exc)
     code = {401: "invalid_api_key", 429: "rate_limit_exceeded"}.get(status)
-    if isinstance(exc, UsageError):
+    if isinstance(exc, UsageError) and status == 404:
         code = "model_not_found"
+    param = "model" if isinstance(exc, VectorsOnly) else exc.param if isinstance(exc, BadRequest) else None
     if isinstance(exc, ContextExceeded | PromptTooLong):
         code = "context_length_exceeded"
     return status, {"error": {
         "message": told(exc),
         "type": TYPES.get(status, "server_error") if not isinstance(exc, Busy) else "rate_limit_error",
-        "param": exc.param if isinstance(exc, BadRequest) else None, "code": code}}
+        "param": param, "code": code}}
 
 
 def model(name: str, made: int) -> Mapping[str, Any]:

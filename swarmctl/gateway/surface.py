@@ -17,6 +17,7 @@ from swarmctl.errors import (
     RequestRejected,
     ServerError,
     UsageError,
+    VectorsOnly,
 )
 from swarmctl.gateway.turn import BadRequest
 
@@ -136,10 +137,10 @@ def status_of(exc: SwarmError) -> int:
         return exc.status
     if isinstance(exc, Busy):
         return 429
+    if isinstance(exc, VectorsOnly | RequestRejected | PromptTooLong):
+        return 400
     if isinstance(exc, UsageError):
         return 404
-    if isinstance(exc, RequestRejected | PromptTooLong):
-        return 400
     if isinstance(exc, LedgerError):
         return 500
     return 502 if isinstance(exc, ServerError | RemoteError) else 503

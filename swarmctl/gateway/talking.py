@@ -7,10 +7,12 @@ import asyncio
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from swarmctl.dispatch.question import as_request
 from swarmctl.errors import StreamBroken, SwarmError
 from swarmctl.gateway.call import Left
 from swarmctl.gateway.surface import Meta
-from swarmctl.gateway.turn import BadRequest, Finished, Piece, Restarted, Routed, Whole
+from swarmctl.gateway.turn import BadRequest, Called, Finished, Piece, Restarted, Routed, Thought, Whole
+from swarmctl.routing.cost import DEFAULT_CHARACTERS_PER_TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Mapping
@@ -36,9 +38,19 @@ class Talking:
         self.at = at
         self.seconds = seconds
         self._recorded = recorded
-        #: pieces of the answer so far, for who pays for an answer that nobody waited for
-        self.pieces = 0
+        self._pieces = 0
+        self._exchange: Exchange | None = None
         self._open: Stream | None = None
+
+    @property
+    def tokens(self) -> int:
+        """What a key pays, as the server counted. Of an answer that was cut before it did, that is its pieces
+        so far, and what was asked by its characters; nothing before the first piece."""
+        timings = self._exchange.timings if self._exchange else None
+        counted = (timings.prompt_tokens or 0) + (timings.completion_tokens or 0) if timings else 0
+        if counted or not self._pieces:
+            return counted
+        return self._pieces + round(as_request(self.turn.asked).characters() / DEFAULT_CHARACTERS_PER_TOKEN)
 
     async def answer(self, engine: Engine, terminal: str) -> Exchange | None:
         """Answer; the exchange, or None where the client left or a stream broke. Raises SwarmError while
@@ -70,11 +82,10 @@ class Talking:
         whole, route = Whole(), None
         async for event in events:
             whole.take(event)
-            self.pieces += isinstance(event, Piece)
+            self._count(event)
             if isinstance(event, Routed):
                 route = event.route
             elif isinstance(event, Finished):
-                self._recorded(event.answered.exchange)
                 route = route or event.answered.route
                 await self.call.reply(200, self.talk.whole(self._meta(route), event.answered, whole),
                                       self._headers(route))
@@ -93,15 +104,19 @@ class Talking:
             if self._open is None:
                 assert route is not None  # Routed comes first
                 self._open = await self._begin(route)
-            self.pieces += isinstance(event, Piece)
-            if isinstance(event, Finished):
-                self._recorded(event.answered.exchange)
+            self._count(event)
             data = self._open.feed(event)
             if data or isinstance(event, Finished):
                 await self.call.write(data, more=not isinstance(event, Finished))
             if isinstance(event, Finished):
                 return event.answered.exchange
         raise StreamBroken("the answer ended without its end")
+
+    def _count(self, event: Event) -> None:
+        self._pieces += isinstance(event, Piece | Thought | Called)
+        if isinstance(event, Finished):
+            self._exchange = event.answered.exchange
+            self._recorded(event.answered.exchange)
 
     async def _begin(self, route: Route) -> Stream:
         stream = self.talk.stream(self._meta(route))

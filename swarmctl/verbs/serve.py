@@ -75,9 +75,10 @@ def make_app(paths: Paths, inventory: Path, serving: Serving, *, clock: Callable
     resident = Resident(paths, inventory, say)
     resident.swarm()
     guard = Guard(Keyring(keys_file(paths)), not is_loopback(serving.host))
-    spent = spent_today(paths.journal, clock()) if guard.locked() else {}
+    now = clock()
+    spent = spent_today(paths.journal, now) if guard.locked() else {}
     engine = Engine(resident, clock, serving.bounds.at_once)
-    return App(Gateway(engine, serving.bounds, clock, guard, Limits(spent), Health(resident, clock),
+    return App(Gateway(engine, serving.bounds, clock, guard, Limits(spent, now), Health(resident, clock),
                        Metrics(paths, HostPoller(paths, clock=clock), clock),
                        access_log(log, clock), serving.log_prompts),
                surfaces())
