@@ -8,6 +8,7 @@ over SSH stands in test_journey.py.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import signal
@@ -22,12 +23,14 @@ import pytest
 from running import Cli, ask_json, slowed
 from waiting import until
 
+from swarmctl.dispatch.question import Asked
 from swarmctl.fleet.snapshot import Fleet, HostEntry, Served, write_fleet
 from swarmctl.paths import Paths
 from swarmctl.routing.policy import Policy
 from swarmctl.runtimes.base import Endpoint
 from swarmctl.runtimes.llamacpp import LlamaCpp
 from swarmctl.shipped import shipped_model, shipped_quality
+from swarmctl.verbs import compare
 
 pytestmark = pytest.mark.runtime
 
@@ -298,6 +301,16 @@ def test_compare_is_blind_until_the_choice_and_records_it(swarm):
     assert comparison["choice"] == "a"
     assert comparison["a"] == comparison["left"]
     assert {comparison["a"], comparison["b"]} == {row["id"] for row in exchanges}
+
+
+def test_a_comparison_fails_with_what_failed(monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(compare, "put", fail)
+    with pytest.raises(OSError, match="No space left"):
+        compare.answer_both(None, Asked("hello"), ("a", "b"), object, terminal="t", clock=time.time,
+                            coin=lambda: True)
 
 
 def test_a_comparison_without_a_choice_keeps_the_answers_and_says_so(swarm):

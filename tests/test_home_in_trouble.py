@@ -107,5 +107,7 @@ def test_folders_that_fail_alike_on_one_disk_are_one_finding():
     found = list(home_findings((folder("data", 1, **gone), folder("state", 1, **gone), folder("cache", 2),
                                 folder("runtime", 3, free=1))))
     assert [one.seen for one in found] == ["writing to /data, /state: No space left on device"]
+    bare = [Folder(name, "/home", 1, free=0, **gone) for name in ("data", "runtime")]  # neither is there yet
+    assert [one.seen for one in home_findings(bare)] == ["writing to /home: No space left on device"]
     (low,) = home_findings((folder("data", 1, free=1 << 20),))
     assert (low.severity, low.what) == ("warning", "its disk has only 1 MiB left for swarmctl")

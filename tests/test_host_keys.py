@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 from base64 import b64decode
@@ -92,7 +93,7 @@ def test_hashed_names_in_the_users_own_file_count(lab, reach, tmp_path):
                    capture_output=True)
     lab.paths.known_hosts.write_text("")
     config = tmp_path / "config"
-    config.write_text(lab.ssh_config.read_text() + f'  UserKnownHostsFile "{tmp_path}/known hosts"\n')
+    config.write_text(f'UserKnownHostsFile "{tmp_path}/known hosts"\n' + lab.ssh_config.read_text())
     assert "|1|" in (tmp_path / "known hosts").read_text()
     assert reach(lab, config=config) == "in\n"
 
@@ -305,6 +306,14 @@ def test_a_torn_certificate_is_none(lab_loopback, cut):
 ])
 def test_what_ssh_says_becomes_our_errors(said, kind):
     assert type(error_from_stderr(said, "worlock", "w")) is kind
+
+
+def test_a_long_tale_of_ssh_is_cut_between_words():
+    said = "Permissions 0644 for '/home/ada/key' are too open. " * 5 + "ada@h: Permission denied (publickey)."
+    told = str(error_from_stderr(said, "worlock", "w"))
+    assert re.search(r"every key offered \(… \S", told)
+    assert told.partition("… ")[2].removesuffix(")") in said
+    assert f" {told.partition('… ')[2].split()[0]} " in said
 
 
 def _fingerprint(host) -> str:

@@ -104,6 +104,13 @@ def test_a_lab_that_was_down_comes_up_again_the_same(make_lab, mode):
     again.stop()
 
 
+def test_ssh_reaches_a_host_by_the_labs_config_alone(lab, tmp_path):
+    argv = ("ssh", "-F", str(lab.ssh_config), "-o", "BatchMode=yes", "worlock", "echo", "hello")
+    done = subprocess.run(argv, env={**os.environ, "HOME": str(tmp_path)}, capture_output=True, text=True,
+                          timeout=30, check=False)
+    assert (done.returncode, done.stdout) == (0, "hello\n"), done.stderr
+
+
 def test_up_twice_starts_nothing_twice(lab):
     pids = [host.sshd for host in lab.hosts]
     assert [host.sshd for host in lab_up(lab.folder).hosts] == pids

@@ -445,6 +445,13 @@ def test_a_key_with_a_passphrase_is_named(lab_loopback, tmp_path):
         over_ssh(lab_loopback, config=config).run(("true",), timeout=10)
 
 
+def test_a_file_that_is_no_key_is_named(lab_loopback, tmp_path):
+    (tmp_path / "spoilt").write_text("garbage\n")
+    config = _config(lab_loopback, tmp_path, identity=tmp_path / "spoilt")
+    with pytest.raises(AuthenticationFailed, match=r"0 keys offered; \S*/spoilt cannot be read as a key"):
+        over_ssh(lab_loopback, config=config).run(("true",), timeout=10)
+
+
 # -- the SSH config holds --
 
 def _config(lab, folder: Path, *, identity: Path | None = None, more: str = "", head: str = "") -> Path:

@@ -52,6 +52,17 @@ def paths(tmp_path):
     return paths_under(tmp_path)
 
 
+def test_a_file_in_the_journals_place_is_named(paths):
+    journal.append(paths.journal, exchange().to_record())
+    store.sync(paths)
+    for path in paths.journal.iterdir():
+        path.unlink()
+    paths.journal.rmdir()
+    paths.journal.write_text("")
+    with pytest.raises(LedgerError, match="Not a directory"):
+        store.sync(paths)
+
+
 def contents(paths):
     with store.open_ledger(paths, read_only=True) as connection:
         return {table: sorted(map(repr, connection.execute(f"SELECT * FROM {table}").fetchall()))

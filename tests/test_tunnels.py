@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import http.client
 import os
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -266,6 +268,25 @@ def test_a_host_behind_a_jump_host_is_tunnelled_to(lab, far, tmp_path):
     config.write_text(f"Host far\n  HostName {host.address}\n  Port {host.port}\n"
                       f"  ProxyJump worlock,spinoza\n{lab.ssh_config.read_text()}")
     assert greeting(opened(lab, port, name="far", config=config)[port]) == port
+
+
+def test_a_disk_that_is_full_stops_no_tunnel(lab, far, monkeypatch):
+    def full(*_: object, **__: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    port = far()
+    monkeypatch.setattr(Path, "write_text", full)
+    assert port in open_tunnel(lab.paths, host_name="worlock", ssh="worlock", ports=(port,),
+                               ssh_config=str(lab.ssh_config))
+
+
+def test_a_place_that_holds_no_sockets_is_named(lab, far):
+    shutil.rmtree(lab.paths.runtime, ignore_errors=True)
+    lab.paths.runtime.write_text("")
+    with pytest.raises(SwarmError, match="cannot hold tunnels' sockets") as caught:
+        open_tunnel(lab.paths, host_name="worlock", ssh="worlock", ports=(far(),),
+                    ssh_config=str(lab.ssh_config))
+    assert "swarmctl doctor" in (caught.value.hint or "")
 
 
 def test_the_sockets_folder_is_private_or_refused(lab, far):

@@ -172,8 +172,10 @@ def _agree_to_build() -> None:
         "  half an hour on busy ones.\n"
         "  To do without: Ctrl-C, and name an inventory of hosts (swarmctl -i FILE).\n"
         "  To do it at another time: swarmctl runtime build. What is cut goes on where it was.")
+    from swarmctl.cli.confirm import agreed
+
     asked = sys.stdin.isatty() and sys.stderr.isatty()
-    if asked and not typer.confirm("build it now?", default=True, err=True):
+    if asked and not agreed("build it now?", default=True):
         raise SwarmError("nothing was built", hint="swarmctl init writes an inventory of hosts; "
                                                    "swarmctl runtime build builds here")
 
@@ -239,7 +241,8 @@ def read_schema(given: str) -> dict[str, Any]:
         try:
             text = Path(given).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(f"{given}: cannot be read as a schema: {exc}") from exc
+            said = getattr(exc, "strerror", None) or exc
+            raise UsageError(f"{given}: cannot be read as a schema: {said}") from exc
     try:
         schema = json.loads(text)
     except ValueError as exc:

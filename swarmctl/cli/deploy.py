@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from swarmctl.cli.confirm import agreed
 from swarmctl.errors import SomeHostsFailed, SwarmError
 from swarmctl.fleet.person import who
 
@@ -93,9 +94,9 @@ def promote(
     """
     from swarmctl.verbs import releases as verb
 
-    if not yes and sys.stdin.isatty():
-        typer.confirm(f"{release or 'the canary'} serves {model} to everybody then. Promote it?", abort=True,
-                      err=True)
+    question = f"{release or 'the canary'} serves {model} to everybody then. Promote it?"
+    if not yes and sys.stdin.isatty() and not agreed(question):
+        raise SwarmError("nothing was promoted")
     with desk(ctx.obj, quiet=as_json) as at:
         done = verb.promote(at, model, release, reason=reason)
     show_change(done, as_json=as_json)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from swarmctl.errors import SwarmError
 
-_FINGERPRINT = re.compile(r"SHA256:\S+")
+_FINGERPRINT = re.compile(r"SHA256:[A-Za-z0-9+/]+")
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")
 #: with more reasons than these, numbers (ports, seconds, sizes) no longer part one from another
 FEW = 10
@@ -24,7 +24,8 @@ Groups = tuple[tuple[tuple[str, ...], str], ...]
 def alike(told: Iterable[tuple[str, str]]) -> Groups:
     """The hosts that say one thing, and the thing as the first of them says it; in the order of the first.
 
-    A host's own name and a fingerprint make no difference, nor do numbers where there are many reasons.
+    A host's own name and a fingerprint make no difference, nor do numbers where there are many reasons. Of
+    fingerprints that differ none is shown: it would be read as everybody's.
     """
     pairs = [(host, text, _FINGERPRINT.sub("#", text.replace(host, "#"))) for host, text in told]
     groups = _grouped(pairs)
@@ -56,7 +57,15 @@ def unchanged_text(hosts: Sequence[str], few: int = 8) -> str:
 
 
 def _grouped(pairs: Sequence[tuple[str, str, str]]) -> Groups:
-    found: dict[str, tuple[list[str], str]] = {}
+    found: dict[str, tuple[list[str], list[str]]] = {}
     for host, text, reason in pairs:
-        found.setdefault(reason, ([], text))[0].append(host)
-    return tuple((tuple(hosts), text) for hosts, text in found.values())
+        hosts, texts = found.setdefault(reason, ([], []))
+        hosts.append(host)
+        texts.append(text)
+    return tuple((tuple(hosts), _shared(texts)) for hosts, texts in found.values())
+
+
+def _shared(texts: Sequence[str]) -> str:
+    """What the first says, without a fingerprint that is not everybody's."""
+    prints = {tuple(_FINGERPRINT.findall(text)) for text in texts}
+    return texts[0] if len(prints) == 1 else _FINGERPRINT.sub("SHA256:…", texts[0])

@@ -34,7 +34,8 @@ def read_tools(given: str) -> tuple[dict[str, Any], ...]:
         try:
             text = Path(given).read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as exc:
-            raise UsageError(f"{given}: cannot be read as tools: {exc}") from exc
+            said = getattr(exc, "strerror", None) or exc
+            raise UsageError(f"{given}: cannot be read as tools: {said}") from exc
     try:
         raw = json.loads(text)
     except (ValueError, RecursionError) as exc:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from swarmctl.errors import UsageError
+from swarmctl.cli.confirm import agreed
+from swarmctl.errors import SwarmError, UsageError
 
 if TYPE_CHECKING:
     from swarmctl.cli.context import Context
@@ -72,4 +73,5 @@ def _confirm(yes: bool) -> None:
     if not sys.stdin.isatty():
         raise UsageError("nobody is here to compare the fingerprint",
                          hint="add --yes if it is known to be right")
-    typer.confirm("Is that the machine's own key?", abort=True, err=True)
+    if not agreed("Is that the machine's own key?"):
+        raise SwarmError("nothing was recorded")

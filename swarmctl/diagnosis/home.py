@@ -52,7 +52,7 @@ def home_findings(folders: Sequence[Folder]) -> Iterator[Finding]:
 
 
 def _finding(some: Sequence[Folder]) -> Finding:
-    first, names = some[0], ", ".join(folder.path for folder in some)
+    first, names = some[0], ", ".join(dict.fromkeys(folder.path for folder in some))
     if not first.error:
         return Finding(HERE, "home", "warning", f"its disk has only {first.free >> 20} MiB left for swarmctl",
                        names, "once it is full, answers are shown and cannot be recorded", _room(first.path))

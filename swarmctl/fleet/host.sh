@@ -31,12 +31,12 @@ lock() { # OWNER SECONDS DEAD_OWNER: take it, extend our own, or say who has it;
         until=$(cat "$folder/until" 2>/dev/null)
         if [ "$holder" = "$1" ]; then break; fi
         if [ -z "$until" ] && [ -z "$(find "$folder" -maxdepth 0 -mmin +1 2>/dev/null)" ]; then
-            echo "somebody, since a moment"
+            echo "somebody"
             exit 6
         fi
         # the owner may have been read a moment before it was written: no name is nobody's
         if [ "${until:-0}" -gt "$now" ] && { [ -z "$3" ] || [ "$holder" != "$3" ]; }; then
-            echo "${holder:-somebody, since a moment}"
+            echo "${holder:-somebody}"
             exit 6
         fi
         mv "$folder" "$folder.stale.$$" 2>/dev/null && rm -rf "$folder.stale.$$"

@@ -83,14 +83,14 @@ class Gate:
 
 
 def read_known_hosts(files: Iterable[str | Path]) -> tuple[KnownKey, ...]:
-    """All lines of all files that can be read."""
+    """All lines of all files that can be read, each file once."""
     found: list[KnownKey] = []
-    for file in files:
+    for file in dict.fromkeys(map(str, files)):
         try:
             text = Path(file).read_text(encoding="utf-8", errors="replace")
         except OSError:
             continue
-        found.extend(parse_known_hosts(text, str(file)))
+        found.extend(parse_known_hosts(text, file))
     return tuple(found)
 
 

@@ -278,6 +278,7 @@ class KeyAuthentication:
     def __init__(self, resolved: Resolved) -> None:
         self._resolved = resolved
         self._locked: list[str] = []
+        self._spoilt: list[str] = []
 
     def authenticate(self, transport: Transport) -> None:
         """Try every key; raises AuthenticationException when none was accepted."""
@@ -295,8 +296,10 @@ class KeyAuthentication:
             if not more:
                 return
             raise paramiko.AuthenticationException(f"a key is not enough, it also wants {', '.join(more)}")
+        offered = "1 key offered" if tried == 1 else f"{tried} keys offered"
         locked = f"; {', '.join(self._locked)} needs a passphrase: ssh-add it" if self._locked else ""
-        raise paramiko.AuthenticationException(f"{self._resolved.user}, {tried} keys offered{locked}")
+        spoilt = f"; {', '.join(self._spoilt)} cannot be read as a key" if self._spoilt else ""
+        raise paramiko.AuthenticationException(f"{self._resolved.user}, {offered}{locked}{spoilt}")
 
     def _keys(self) -> Iterator[PKey]:
         import paramiko
@@ -312,8 +315,10 @@ class KeyAuthentication:
                 key = paramiko.PKey.from_path(file)
             except (paramiko.PasswordRequiredException, TypeError):  # cryptography's word for "encrypted"
                 self._locked.append(str(file))
-            except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
+            except FileNotFoundError:  # the names that OpenSSH tries of itself
                 continue
+            except (OSError, ValueError, paramiko.SSHException, paramiko.pkey.UnknownKeyType):
+                self._spoilt.append(str(file))
             else:
                 yield from _with_certificates(partial(paramiko.PKey.from_path, file),
                                               self._resolved.certificate_files)

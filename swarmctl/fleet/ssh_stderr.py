@@ -76,4 +76,7 @@ def _presented(said: str) -> str:
 
 
 def _short(said: str) -> str:
-    return said[-200:] if said else "ssh gave no reason"
+    """Its last words: what was wrong stands at the end."""
+    if len(said) <= 200:
+        return said or "ssh gave no reason"
+    return "… " + said[-200:].partition(" ")[2]

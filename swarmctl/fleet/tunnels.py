@@ -19,7 +19,7 @@ import subprocess
 import tempfile
 import time
 from hashlib import sha256
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 from swarmctl.errors import HostUnreachable, SwarmError
 
@@ -214,7 +214,8 @@ def _start_master(paths: Paths, host_name: str, ssh: str, ssh_config: str | None
         jump_status, jump_said = _run(proxy, patience) if proxy else (0, "")
         raise error_from_stderr(jump_said if jump_status else said, host_name, ssh,
                                 hop_names(resolved, lookup))
-    _aim_path(control).write_text(_aim(resolved), encoding="ascii")
+    with contextlib.suppress(OSError):  # a full disk: `up` then finds its own way
+        _aim_path(control).write_text(_aim(resolved), encoding="ascii")
 
 
 def _forward(control: Path, host_name: str, port: int, path: Path) -> None:
@@ -271,8 +272,7 @@ def _run(argv: Sequence[str], timeout: float) -> tuple[int | None, str]:
 @contextlib.contextmanager
 def _locked(paths: Paths, host_name: str, timeout: float) -> Iterator[None]:
     """One process at a time opens or mends a host's tunnels."""
-    _private_folder(paths.runtime)
-    with (paths.runtime / f"{_tag(host_name)}.lock").open("w") as file:
+    with _lock_file(paths, host_name) as file:
         limit = time.monotonic() + timeout
         while not _try_lock(file.fileno()):
             if time.monotonic() > limit:
@@ -280,6 +280,15 @@ def _locked(paths: Paths, host_name: str, timeout: float) -> Iterator[None]:
                                       host=host_name)
             time.sleep(0.02)
         yield
+
+
+def _lock_file(paths: Paths, host_name: str) -> TextIO:
+    try:
+        _private_folder(paths.runtime)
+        return (paths.runtime / f"{_tag(host_name)}.lock").open("w")
+    except OSError as exc:
+        raise SwarmError(f"{paths.runtime} cannot hold tunnels' sockets: {exc.strerror or exc}",
+                         hint="`swarmctl doctor` says what is wrong, and what mends it") from exc
 
 
 def _try_lock(fd: int) -> bool:

@@ -267,7 +267,8 @@ class Lab:
         if cache and not paths.cache.exists():
             cache.mkdir(parents=True, exist_ok=True)
             paths.cache.symlink_to(cache.absolute(), target_is_directory=True)
-        self.ssh_config.write_text(_ssh_config(self.hosts, self.folder / "client_key"), encoding="utf-8")
+        self.ssh_config.write_text(_ssh_config(self.hosts, self.folder / "client_key", paths.known_hosts),
+                                   encoding="utf-8")
         self.trust_all()
         entries = tuple((host.name, host.llamacpp_port, host.data_dir) for host in self.hosts)
         paths.inventory.write_text(inventory_text(entries, self.ssh_config), encoding="utf-8")
@@ -301,9 +302,9 @@ def _write_host(host: LabHost, client_key: Path) -> None:
     shutil.copyfile(client_key, host.folder / "authorized_keys")
 
 
-def _ssh_config(hosts: Sequence[LabHost], key: Path) -> str:
+def _ssh_config(hosts: Sequence[LabHost], key: Path, known_hosts: Path) -> str:
     """An SSH config with nothing but the lab, so that nothing of the user's own is touched."""
     blocks = [f"Host {host.name}\n  HostName {host.address}\n  Port {host.port}\n" for host in hosts]
     shared = (f"Host *\n  User {getpass.getuser()}\n  IdentityFile \"{key}\"\n  IdentitiesOnly yes\n"
-              "  IdentityAgent none\n")
+              f"  IdentityAgent none\n  UserKnownHostsFile \"{known_hosts}\"\n")
     return "\n".join((*blocks, shared))

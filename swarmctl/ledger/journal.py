@@ -261,7 +261,7 @@ def _month(record: Mapping[str, Any]) -> str:
 def _failure(path: Path, exc: OSError) -> LedgerError:
     if exc.errno in FULL:
         return LedgerError(f"cannot record in {path}: the disk is full", hint=(
-            "free some space there and try again, or move swarmctl's data: SWARMCTL_HOME or XDG_DATA_HOME;\n"
+            "free some space there and try again, or move swarmctl's data: SWARMCTL_HOME or XDG_DATA_HOME\n"
             "`swarmctl doctor` says more. What was recorded before is unharmed"))
     return LedgerError(f"cannot record in {path}: {exc.strerror or exc}",
                        hint=f"{path.parent} must be a folder that you may write; `swarmctl doctor` says what "

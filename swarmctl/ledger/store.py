@@ -175,7 +175,7 @@ def _continues(marks: Mapping[str, tuple[int, int]], folder: Path) -> bool:
     """Whether the journal is still the one that was read: no file gone, cut, or shifted under its mark."""
     try:
         return all(_ends_a_line(folder / file, offset) for file, (offset, _) in marks.items())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return False
 
 

@@ -368,7 +368,7 @@ def _exchange(connection: Connection, asked: tuple[str, str, bytes], hangup: Han
         connection.close()
         hangup.check()
         if isinstance(exc, TimeoutError):
-            raise ServerUnavailable(f"no answer within {timeout:.0f} s") from exc
+            raise ServerUnavailable(f"no answer within {timeout:g} s") from exc
         if isinstance(exc, OSError | http.client.HTTPException):
             raise Dropped(f"the server dropped the request ({exc or type(exc).__name__})") from exc
         raise

@@ -61,13 +61,13 @@ def answer_both(swarm: Swarm, asked: Asked, models: tuple[str, str], sinks: Call
                 clock: Callable[[], float], coin: Callable[[], bool]) -> Blind:
     """Ask both models at the same time; `coin` decides which is shown on the left. Both exchanges are
     recorded."""
-    found: dict[str, Answered | SwarmError] = {}
+    found: dict[str, Answered | SwarmError | OSError] = {}
 
     def one(model: str) -> None:
         try:
             found[model] = put(swarm, replace(asked, model=model, via="compare"), sinks(), terminal=terminal,
                                clock=clock)
-        except SwarmError as exc:
+        except (SwarmError, OSError) as exc:  # raised where both are waited for
             found[model] = exc
 
     threads = [threading.Thread(target=one, args=(model,), daemon=True) for model in models]
@@ -124,7 +124,7 @@ def _exchange(row: Record) -> Exchange:
                           hint="was the journal edited?") from exc
 
 
-def _or_raise(found: Answered | SwarmError) -> Answered:
-    if isinstance(found, SwarmError):
+def _or_raise(found: Answered | SwarmError | OSError) -> Answered:
+    if isinstance(found, SwarmError | OSError):
         raise found
     return found
