@@ -91,14 +91,15 @@ def test_results_alone_are_a_question_and_a_failed_one_says_so():
 
 
 def test_parameters_become_the_question():
-    turn = ask(temperature=0.5, top_p=0.9, top_k=5, stop_sequences=["x"], stream=True,
+    tools = [{"name": "w", "input_schema": {"type": "object"}}]
+    turn = ask(tools=tools, temperature=0.5, top_p=0.9, top_k=5, stop_sequences=["x"], stream=True,
                tool_choice={"type": "any"}, thinking={"type": "disabled"},
                output_config={"format": {"type": "json_schema", "schema": {"type": "object"}}})
     request = as_request(turn.asked)
     assert (turn.stream, request.max_tokens, request.stop) == (True, 20, ("x",))
     assert (request.temperature, request.sampling) == (0.5, Sampling(top_p=0.9, top_k=5))
     assert (request.tool_choice, request.think, request.schema) == ("required", False, {"type": "object"})
-    assert ask(tool_choice={"type": "tool", "name": "w"}).asked.tool_choice == "w"
+    assert ask(tools=tools, tool_choice={"type": "tool", "name": "w"}).asked.tool_choice == "w"
     assert ask(thinking={"type": "enabled", "budget_tokens": 1024}).asked.think is None
 
 
@@ -119,6 +120,10 @@ def test_a_begun_answer_is_gone_on_from():
     ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "runs at Anthropic"),
     ({"tools": [{"name": "x"}]}, "input_schema: Field required"),
     ({"tool_choice": {"type": "tool"}}, "tool_choice.type"),
+    ({"tool_choice": {"type": "any"}}, "tool_choice: needs tools"),
+    ({"tool_choice": {"type": "tool", "name": "weather"}}, "tool_choice: needs tools"),
+    ({"tool_choice": {"type": "tool", "name": "x"}, "tools": [{"name": "y", "input_schema": {}}]},
+     "tool_choice.name: no tool is called x"),
     ({"mcp_servers": [{"url": "x"}]}, "mcp_servers is not supported"),
     ({"output_config": {"format": {"type": "xml"}}}, "must be json_schema"),
 ])

@@ -125,6 +125,7 @@ def test_parameters_become_the_question():
     ({"text": {"format": {"type": "json_schema"}}}, "with its schema"),
     ({"reasoning": {"effort": "extreme"}}, "reasoning.effort must be"),
     ({"previous_response_id": "abc"}, "is not the id of a response"),
+    ({"previous_response_id": ""}, "is not the id of a response"),
     ({"input": [{"type": "function_call_output", "output": "x"}]}, "call_id is missing"),
 ])
 def test_a_body_that_is_wrong_says_what_is(body, said):

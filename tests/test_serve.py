@@ -303,6 +303,30 @@ def test_a_body_that_is_too_large_or_packed_or_no_json_is_refused(gateway):
 
 
 @runtime
+@pytest.mark.parametrize("cut", [1, 60, 150, 400])
+def test_who_would_rather_speak_http_2_is_answered_as_well(gateway, cut):
+    """As Java's own client and `curl --http2` ask; cut in two, somewhere."""
+    body = json.dumps({"messages": FRANCE, "temperature": 0}).encode()
+    asked = (b"POST /v1/chat/completions HTTP/1.1\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+             b"Content-Length: %d\r\nHost: localhost\r\nHTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQ\r\n"
+             b"Upgrade: h2c\r\nContent-Type: application/json\r\n\r\n%b" % (len(body), body))
+    with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])), timeout=60) as sock:
+        for _ in range(2):
+            sock.sendall(asked[:cut])
+            time.sleep(0.05)
+            sock.sendall(asked[cut:])
+            said = b""
+            while b'"choices"' not in said:
+                piece = sock.recv(4096)
+                assert piece, said
+                said += piece
+            assert said.startswith(b"HTTP/1.1 200 OK\r\n")
+            assert b'"content":"Paris"' in said
+        sock.sendall(b"CONNECT swarm:443 HTTP/1.1\r\nHost: swarm:443\r\n\r\n")
+        assert sock.recv(4096).startswith(b"HTTP/1.1 400 ")
+
+
+@runtime
 def test_keys_are_asked_for_as_soon_as_there_is_one(llamacpp_bin, tmp_path):
     (tmp_path / "home").mkdir()
     with llama_server(tmp_path, llamacpp_bin, "small", "-c", 512) as port, \

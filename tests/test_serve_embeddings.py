@@ -134,6 +134,16 @@ def test_a_full_line_says_when_to_come_again(gateway, vectors):
         write_fleet(paths.fleet, fleet)
 
 
+@pytest.mark.parametrize(("path", "body", "said"), [
+    ("/api/embed", {"input": ""}, {"embeddings": []}), ("/api/embed", {}, {"embeddings": []}),
+    ("/api/embed", {"input": []}, {"embeddings": []}), ("/api/embeddings", {"prompt": ""}, {"embedding": []}),
+    ("/api/embeddings", {}, {"embedding": []})])
+def test_an_ollama_client_that_loads_a_model_is_told_that_it_is_done(gateway, path, body, said):
+    reply = httpx.post(gateway.url + path, json={"model": "vectors", **body}, timeout=60,
+                       headers={"authorization": f"Bearer {gateway.keys['slow']}"})
+    assert (reply.status_code, said.items() <= reply.json().items()) == (200, True), reply.text
+
+
 def test_many_texts_come_back_in_their_order(gateway):
     texts = [f"word {number}" for number in range(200)]
     many = Post(gateway, texts=texts).ended().json()["data"]

@@ -22,7 +22,7 @@ from swarmctl.gateway.turn import BadRequest, Turn
 from swarmctl.routing.cost import DEFAULT_CHARACTERS_PER_TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from swarmctl.dispatch.question import Asked
     from swarmctl.dispatch.swarm import Swarm
@@ -77,7 +77,7 @@ def _asked(body: Mapping[str, Any], **given: Any) -> Asked:  # noqa: ANN401  fie
     messages = [*_system(body), *_messages(body)]
     tools = tuple(_tool(one, number) for number, one in enumerate(reading.entries(body, "tools")))
     return reading.converse(
-        messages, tools=tools, tool_choice=_choice(body), schema=_schema(body), think=_thinking(body),
+        messages, tools=tools, tool_choice=_choice(body, tools), schema=_schema(body), think=_thinking(body),
         temperature=reading.number(body, "temperature", 0, 2),
         stop=reading.strings(body, "stop_sequences", MOST_STOPS),
         sampling=Sampling(top_p=reading.number(body, "top_p", 0, 1), top_k=reading.count(body, "top_k")),
@@ -188,7 +188,7 @@ def _tool(raw: object, number: int) -> Mapping[str, Any]:
     return {"type": "function", "function": function}
 
 
-def _choice(body: Mapping[str, Any]) -> str | None:
+def _choice(body: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> str | None:
     choice = reading.entry(body, "tool_choice")
     if choice is None:
         return None
@@ -198,6 +198,10 @@ def _choice(body: Mapping[str, Any]) -> str | None:
     if not found:
         raise BadRequest("tool_choice.type: must be auto, any, tool (with a name) or none",
                          param="tool_choice")
+    if kind in ("any", "tool") and not tools:
+        raise BadRequest("tool_choice: needs tools", param="tool_choice")
+    if kind == "tool" and found not in [tool["function"]["name"] for tool in tools]:
+        raise BadRequest(f"tool_choice.name: no tool is called {found}", param="tool_choice")
     return found
 
 

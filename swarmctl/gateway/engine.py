@@ -136,7 +136,7 @@ class _Work:
         name = self.turn.model
         asked = replace(self.turn.asked, via=SERVED, model=None if name in LEANINGS else name,
                         priority=self.priority)
-        if self.turn.continues:
+        if self.turn.continues is not None:
             asked = gone_on(self.resident.paths.journal, asked, self.turn.continues, self.terminal)
         answered = put(self.resident.leaning(name), asked, bridge, terminal=self.terminal, clock=self.clock,
                        routed=bridge.routed, watch=bridge.watch, identity=self.identity,

@@ -71,14 +71,16 @@ def parse_generate(body: Mapping[str, Any]) -> Turn | Mapping[str, Any]:
 
 
 def parse_embed(body: Mapping[str, Any]) -> ToEmbed:
-    """A body of /api/embed."""
-    return ToEmbed(reading.strings(body, "input", MOST_TEXTS), model_of(body),
+    """A body of /api/embed. Without a text it asks to load the model, and gets no vectors."""
+    texts = reading.strings(body, "input", MOST_TEXTS)
+    return ToEmbed(() if body.get("input") == "" else texts, model_of(body),
                    {"dimensions": reading.count(body, "dimensions") or 0})
 
 
 def parse_embeddings(body: Mapping[str, Any]) -> ToEmbed:
-    """A body of the older /api/embeddings: one prompt."""
-    return ToEmbed((reading.text(body, "prompt") or "",), model_of(body))
+    """A body of the older /api/embeddings: one prompt, or none to load the model."""
+    prompt = reading.text(body, "prompt")
+    return ToEmbed((prompt,) if prompt else (), model_of(body))
 
 
 def model_of(body: Mapping[str, Any]) -> str:
@@ -318,7 +320,7 @@ def _cut(vector: Sequence[float], dimensions: int) -> list[float]:
 
 def whole_embeddings(_asked: ToEmbed, found: Vectors) -> Mapping[str, Any]:
     """The answer of /api/embeddings."""
-    return {"embedding": list(found.vectors[0])}
+    return {"embedding": list(found.vectors[0]) if found.vectors else []}
 
 
 def error(exc: SwarmError) -> tuple[int, Mapping[str, Any]]:

@@ -49,7 +49,7 @@ def parse(body: Mapping[str, Any]) -> Turn:
         logprobs=bool(alternatives) or LOGPROBS in reading.entries(body, "include"),
         top_logprobs=alternatives)
     return Turn(asked, reading.model(body), reading.flag(body, "stream"),
-                continues=_exchange(previous) if previous else None)
+                continues=None if previous is None else _exchange(previous))
 
 
 def _exchange(previous: str) -> str:

@@ -2,14 +2,17 @@
 
 A request's head must come within `bounds.head` seconds and bytes, also on a connection that was used before;
 a client that does not read its answer for `bounds.stall` seconds is dropped. What is not HTTP is answered in
-JSON. httptools, in C, reads it: each first token waits for that.
+JSON, and who would rather speak another protocol in this one. httptools, in C, reads it: each first token
+waits for that.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from typing import TYPE_CHECKING
 
+from httptools import HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
@@ -37,6 +40,7 @@ class _Wire(HttpToolsProtocol):
     _since = 0.0
     #: bytes since the last request's head was whole
     _head_bytes = 0
+    _received = b""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -65,6 +69,7 @@ class _Wire(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self.transport.is_closing():
             return
+        self._received = data
         super().data_received(data)
         if self.cycle is not None and not self.cycle.response_complete:
             self._head_bytes = 0
@@ -76,6 +81,22 @@ class _Wire(HttpToolsProtocol):
             self.send_400_response("the request's head is too long")
         elif self._head is None:
             self._await_head()
+
+    def _should_upgrade(self) -> bool:
+        """Of a request that asks for another protocol: it is not begun, but handed to what comes next."""
+        return True
+
+    def handle_websocket_upgrade(self) -> None:
+        """Read it once more as if it had not asked. Java asks for HTTP/2 so with every request, and may be
+        answered in HTTP/1.1 (RFC 9110, 7.8); but the parser took it for one without a body."""
+        wanted, scope = sys.exception(), self.scope
+        if wanted is None or scope["method"] == "CONNECT":
+            self.send_400_response("CONNECT is not for this server")
+            return
+        headers = b"".join(b"%b: %b\r\n" % pair for pair in scope["headers"] if pair[0] != b"upgrade")
+        head = b"%b %b HTTP/1.1\r\n%b\r\n" % (scope["method"].encode(), self.url, headers)
+        self.parser = HttpRequestParser(self)
+        super().data_received(head + self._received[wanted.args[0]:])
 
     def pause_writing(self) -> None:
         super().pause_writing()
