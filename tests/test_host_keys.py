@@ -308,6 +308,14 @@ def test_what_ssh_says_becomes_our_errors(said, kind):
     assert type(error_from_stderr(said, "worlock", "w")) is kind
 
 
+def test_what_to_try_by_hand_names_the_config_that_is_used():
+    refused = error_from_stderr("ada@h: Permission denied (publickey).", "worlock", "w",
+                                ssh_config="/a b/config")
+    assert "`ssh -o BatchMode=yes -F '/a b/config' w true`" in (refused.hint or "")
+    away = error_from_stderr("", "worlock", "w", ssh_config="/lab/config")
+    assert "does `ssh -F /lab/config w` reach it" in (away.hint or "")
+
+
 def test_a_long_tale_of_ssh_is_cut_between_words():
     said = "Permissions 0644 for '/home/ada/key' are too open. " * 5 + "ada@h: Permission denied (publickey)."
     told = str(error_from_stderr(said, "worlock", "w"))

@@ -435,6 +435,7 @@ def test_a_key_that_is_refused_says_so(lab_loopback, tmp_path):
     with pytest.raises(AuthenticationFailed) as caught:
         over_ssh(lab_loopback, config=config).run(("true",), timeout=10)
     assert "IdentityFile" in (caught.value.hint or "")
+    assert f"`ssh -o BatchMode=yes -F '{config}' worlock true`" in (caught.value.hint or "")
 
 
 def test_a_key_with_a_passphrase_is_named(lab_loopback, tmp_path):

@@ -100,7 +100,7 @@ def _server_cells(server: ServerStatus | None) -> tuple[str, ...]:
     name = f"{server.model}:{server.release}" if server.release else server.model
     name += " (vectors)" if server.embedding else f" (canary, {server.share:.0%})" if server.canary else ""
     colour = COLOURS.get(server.state, "")
-    again = f", {server.restarts} restarts" if server.restarts else ""
+    again = f", {server.restarts} restart{'s' * (server.restarts > 1)}" if server.restarts else ""
     far = f" {server.progress:.0%}" if server.progress is not None else ""
     return (name, f"[{colour}]{server.state}[/]{far}{again}", token, busy, speed)
 

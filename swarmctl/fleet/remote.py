@@ -33,7 +33,13 @@ from swarmctl.fleet.shell import (
     without_announcement,
 )
 from swarmctl.fleet.ssh_config import Resolved, hop_names, public_blobs, resolve
-from swarmctl.fleet.ssh_stderr import AUTHENTICATION_HINT, UNREACHABLE_HINT, error_from_stderr, key_changed
+from swarmctl.fleet.ssh_stderr import (
+    AUTHENTICATION_HINT,
+    UNREACHABLE_HINT,
+    as_typed,
+    error_from_stderr,
+    key_changed,
+)
 from swarmctl.fleet.wire import Proxy, drain, open_proxy, open_tcp
 
 if TYPE_CHECKING:
@@ -66,6 +72,7 @@ class FabricRemote(ShellRemote):
     def __init__(self, host: Host, paths: Paths, ssh_config: str | None = None) -> None:
         self.host = host.name
         self._target = host.ssh
+        self._typed = as_typed(host.ssh, ssh_config)
         self._timeout = host.connect_timeout
         self._paths = paths
         self._ssh_config = ssh_config
@@ -88,7 +95,7 @@ class FabricRemote(ShellRemote):
             output, error = Output(sink), Output()
             self._collect(channel, argv, output, error, started, timeout)
         except foreign_errors() as exc:
-            raise translate(exc, self.host, self._target, connecting=False) from exc
+            raise translate(exc, self.host, self._typed, connecting=False) from exc
         finally:
             channel.close()
         if feeder:
@@ -144,7 +151,7 @@ class FabricRemote(ShellRemote):
                                              self._timeout)
                 return self._session.channel()
             except foreign_errors() as exc:
-                raise translate(exc, self.host, self._target, connecting=True) from exc
+                raise translate(exc, self.host, self._typed, connecting=True) from exc
 
 
 class Session:
@@ -192,7 +199,7 @@ def open_session(host: str, target: str, paths: Paths, ssh_config: str | None, t
             if said is None:
                 raise
             names = hop_names(resolved, lambda hop: resolve(hop, ssh_config))
-            raise error_from_stderr(said, host, target, names) from exc
+            raise error_from_stderr(said, host, target, names, ssh_config=ssh_config) from exc
         undo.pop_all()
     connection.transport.set_keepalive(KEEPALIVE)
     return Session(connection, proxy, patience)

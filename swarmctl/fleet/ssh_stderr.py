@@ -7,6 +7,7 @@ read from text: success is an exit status.
 from __future__ import annotations
 
 import re
+import shlex
 from typing import TYPE_CHECKING
 
 from swarmctl.errors import AuthenticationFailed, HostKeyChanged, HostKeyUnknown, HostUnreachable
@@ -21,7 +22,8 @@ AUTHENTICATION_HINT = ("`ssh -o BatchMode=yes {ssh} true` must succeed: check Us
 UNREACHABLE_HINT = "is it switched on, and does `ssh {ssh}` reach it from here?"
 
 
-def error_from_stderr(text: str, host: str, ssh: str, hops: Mapping[str, str] | None = None) -> RemoteError:
+def error_from_stderr(text: str, host: str, ssh: str, hops: Mapping[str, str] | None = None, *,
+                      ssh_config: str | None = None) -> RemoteError:
     """The error that a failed `ssh` to a host's `ssh` destination means. `hops` maps what `ssh` calls the
     jump hosts in between to the names that people write: an error of one is told with that one's name."""
     said = " ".join(text.replace("\r", "\n").split())
@@ -33,9 +35,14 @@ def error_from_stderr(text: str, host: str, ssh: str, hops: Mapping[str, str] | 
         return key_unknown(host, _presented(said), name=hop)
     if re.search(r"Permission denied|Too many authentication failures|No more authentication methods", said):
         return AuthenticationFailed(f"{where}it refuses every key offered ({_short(said)})", host=host,
-                                    hint=AUTHENTICATION_HINT.format(ssh=hop or ssh))
+                                    hint=AUTHENTICATION_HINT.format(ssh=as_typed(hop or ssh, ssh_config)))
     return HostUnreachable(f"{where}no SSH connection ({_short(said)})", host=host,
-                           hint=UNREACHABLE_HINT.format(ssh=hop or ssh))
+                           hint=UNREACHABLE_HINT.format(ssh=as_typed(hop or ssh, ssh_config)))
+
+
+def as_typed(ssh: str, ssh_config: str | None) -> str:
+    """What follows `ssh` where a person goes the same way by hand."""
+    return f"-F {shlex.quote(ssh_config)} {ssh}" if ssh_config else ssh
 
 
 def key_unknown(host: str, presented: str, *, name: str | None = None) -> HostKeyUnknown:

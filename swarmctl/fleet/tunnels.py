@@ -213,7 +213,7 @@ def _start_master(paths: Paths, host_name: str, ssh: str, ssh_config: str | None
         # A master that will persist silences its ProxyCommand, so the jump hosts are asked what is wrong.
         jump_status, jump_said = _run(proxy, patience) if proxy else (0, "")
         raise error_from_stderr(jump_said if jump_status else said, host_name, ssh,
-                                hop_names(resolved, lookup))
+                                hop_names(resolved, lookup), ssh_config=ssh_config)
     with contextlib.suppress(OSError):  # a full disk: `up` then finds its own way
         _aim_path(control).write_text(_aim(resolved), encoding="ascii")
 

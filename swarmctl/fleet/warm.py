@@ -91,7 +91,7 @@ class WarmRemote(ShellRemote):
         done = LocalRemote(self.host).run(line, timeout=timeout, stdin=stdin, check=False)
         said = without_announcement(done.stderr)
         if done.exit_status == NO_ROAD and said == done.stderr and NOBODY.search(said):
-            raise error_from_stderr(said, self.host, self._target)
+            raise error_from_stderr(said, self.host, self._target, ssh_config=self._ssh_config)
         if done.exit_status == NO_ROAD or said == done.stderr:
             return None
         return type(done)(tuple(argv), done.exit_status, done.stdout, said, done.seconds)

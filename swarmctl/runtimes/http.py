@@ -370,7 +370,8 @@ def _exchange(connection: Connection, asked: tuple[str, str, bytes], hangup: Han
         if isinstance(exc, TimeoutError):
             raise ServerUnavailable(f"no answer within {timeout:g} s") from exc
         if isinstance(exc, OSError | http.client.HTTPException):
-            raise Dropped(f"the server dropped the request ({exc or type(exc).__name__})") from exc
+            said = getattr(exc, "strerror", None) or exc or type(exc).__name__
+            raise Dropped(f"the server dropped the request ({said})") from exc
         raise
 
 

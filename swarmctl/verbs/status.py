@@ -203,7 +203,7 @@ def _stage(served: Served, health: Health, endpoint: Endpoint, facts: Facts,
         return health.state, health.detail, None
     if not any(one.name == served.runtime for one in facts.runtimes):
         return "no runtime", f"{served.runtime} is not installed there any more", None
-    again = f", after {seen.restarts} restarts" if seen.restarts else ""
+    again = f", after {seen.restarts} restart{'s' * (seen.restarts > 1)}" if seen.restarts else ""
     if seen.pid is not None:
         return "starting", f"its process runs and does not listen yet{again}", None
     if seen.supervisor is not None:

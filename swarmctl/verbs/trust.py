@@ -47,7 +47,8 @@ def offered_key(paths: Paths, *, host: str, ssh: str, ssh_config: str | None = N
         found = read_known_hosts((file,))
         line = file.read_text(encoding="utf-8") if found else ""
     if not found:
-        raise error_from_stderr(said, host, ssh, hop_names(resolved, lambda hop: resolve(hop, ssh_config)))
+        raise error_from_stderr(said, host, ssh, hop_names(resolved, lambda hop: resolve(hop, ssh_config)),
+                                ssh_config=ssh_config)
     known = read_known_hosts((paths.known_hosts, *resolved.known_hosts))
     key = found[0]
     return Offer(host, resolved.known_as, key.kind, fingerprint(key.blob), line,
