@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,15 @@ def generator():
 def test_the_reference_is_what_make_docs_would_write(generator):
     written = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
     assert written == generator.render(), "run `make docs`"
+
+
+@pytest.mark.parametrize(("typed", "said"), [
+    ("doctr", "No such command 'doctr'. Did you mean doctor?"), ("zzz", "No such command 'zzz'.")])
+def test_a_command_that_is_not_there_names_those_like_it(typed, said):
+    done = subprocess.run((sys.executable, "-m", "swarmctl", typed, "--json"), capture_output=True, text=True,
+                          timeout=60, check=False)
+    assert done.returncode == 2
+    assert done.stderr.rstrip().endswith(f"Error: {said}")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -11,6 +11,7 @@ import time
 import pytest
 from test_train import Trainers
 
+from swarmctl.cli.jobs import _table
 from swarmctl.fleet import jobs
 from swarmctl.fleet.litter import Found, Left, unneeded
 from swarmctl.fleet.releases import append
@@ -18,6 +19,7 @@ from swarmctl.fleet.runs import Run, keep_run
 from swarmctl.fleet.weights import describe
 from swarmctl.jobs.spec import Spec
 from swarmctl.shipped import shipped_model
+from swarmctl.verbs.jobs import Row
 
 OLD = "2026-01-05T00:00:00.000Z"
 
@@ -30,6 +32,15 @@ def test_what_a_run_that_stays_names_stays():
                          "b": frozenset({"weights/2", "envs/1"})})
     assert [one.path for one in unneeded(found, {"a"}, {"envs/2"})] == ["runs/a", "weights/1", "weights/3"]
     assert list(unneeded(found, set(), {"envs/2", "weights/3"})) == []
+
+
+def test_a_runs_name_stands_whole_in_the_narrowest_table(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    name = "prune-20261124-ktz3jy"
+    run = Run(name, "worlock", "/data", "prune", "sft", "tiny-small", "/base", "sft-1",
+              "2026-11-24T12:46:30.453Z", "root@vm")
+    _table([Row("worlock", jobs.JobState(name, "failed", last={"stage": "job"}), run)])
+    assert name in capsys.readouterr().out
 
 
 @pytest.fixture

@@ -84,10 +84,22 @@ class LazyGroup(TyperGroup):
         command.name, command.help = cmd_name, command.help or line
         return command
 
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:  # noqa: ANN401  typer's own signature
+        """The command that is named; for one that is not there, those that are written much like it."""
+        if args[0] not in COMMANDS and (near := _alike(args[0])):
+            ctx.fail(f"No such command {args[0]!r}. Did you mean {' or '.join(near)}?")
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401, ARG002
         """List the table without importing anything."""
         with formatter.section("Commands"):
             formatter.write_dl([(name, line) for name, (_, line) in COMMANDS.items()])
+
+
+def _alike(name: str) -> list[str]:
+    from difflib import get_close_matches
+
+    return get_close_matches(name, COMMANDS)
 
 
 def _version(value: bool) -> None:

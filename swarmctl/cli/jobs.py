@@ -224,7 +224,7 @@ def _table(rows: Sequence[Row]) -> None:
 
     made = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
     for name in ("run", "host", "state", "model", "at", "step", "loss"):
-        made.add_column(name, overflow="fold")
+        made.add_column(name, overflow="fold", no_wrap=name == "run")  # to be copied whole
     for row in rows:
         last = row.state.last or {}
         step = f"{last['step']}/{last['steps']}" if "step" in last else str(last.get("stage", "-"))

