@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import os
 import shutil
@@ -274,20 +275,47 @@ def test_a_client_that_leaves_before_the_first_token_is_recorded_too(gateway):
     paths = gateway.cli.paths
     candidates = make_swarm(paths, read_fleet(paths.fleet)).candidates
     (asked,) = (one for one in candidates if one.host == "spinoza")
-    body = json.dumps({"messages": FRANCE}).encode()
     os.kill(gateway.server, signal.SIGSTOP)
     try:
-        where = ("127.0.0.1", int(gateway.url.rpartition(":")[2]))
-        with socket.create_connection(where, timeout=10) as client:
-            client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-                           b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s"
-                           % (len(body), body))
+        with _asking(gateway):
             until(lambda: claimed(paths, asked, 2) == 1)
         until(lambda: claimed(paths, asked, 2) == 0)
         row = _row_after(gateway, before)
     finally:
         os.kill(gateway.server, signal.SIGCONT)
     assert row["finish"] == "cancelled"
+
+
+@runtime
+def test_a_client_that_leaves_while_it_waits_in_line_is_recorded_too(gateway):
+    before, paths = len(gateway.cli.rows()), gateway.cli.paths
+    (asked,) = (one for one in make_swarm(paths, read_fleet(paths.fleet)).candidates if one.host == "spinoza")
+    with claim(paths, asked, 2), claim(paths, asked, 2):
+        with _asking(gateway):
+            until(lambda: length(paths) == 1)
+        row = _row_after(gateway, before)
+    assert (row["finish"], row["answer"], row["host"]) == ("cancelled", "", "spinoza")
+    assert row["timings"]["queue_seconds"] > 0
+    assert (length(paths), claimed(paths, asked, 2)) == (0, 0)
+
+
+def test_what_a_client_was_told_is_kept_though_it_left_before_another_host_could_go_on(tmp_path):
+    from test_gateway_faults import Raw, _preferred, answers, half
+
+    broken, busy = Raw(half), Raw(answers)
+    (tmp_path / "home").mkdir()
+    with swarm_of(tmp_path / "home", host("breaks", _preferred(broken.port)),
+                  host("twin", served("llamacpp", "tiny-small", busy.port))) as cli, serving(cli) as gateway:
+        candidates = make_swarm(cli.paths, read_fleet(cli.paths.fleet)).candidates
+        (twin,) = (one for one in candidates if one.host == "twin")
+        with claim(cli.paths, twin, 1):
+            with _asking(gateway, stream=True):
+                until(lambda: length(cli.paths) == 1)
+            row = _row_after(gateway, 0)
+    broken.close()
+    busy.close()
+    assert (row["finish"], row["answer"]) == ("cancelled", "Pa")
+    assert [one["host"] for one in row["attempts"]] == ["breaks"]
 
 
 @runtime
@@ -552,6 +580,16 @@ def _bearer(secret: str) -> dict[str, str]:
 def _exchange(at: str, terminal: str, tokens: int) -> dict:
     return {"kind": "exchange", "id": at, "at": at, "terminal": terminal,
             "timings": {"prompt_tokens": tokens, "completion_tokens": None}}
+
+
+@contextlib.contextmanager
+def _asking(gateway, **more):
+    """A client that has asked, and leaves at the end."""
+    body = json.dumps({"messages": FRANCE, **more}).encode()
+    with socket.create_connection(("127.0.0.1", int(gateway.url.rpartition(":")[2])), timeout=10) as client:
+        client.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                       b"Content-Length: %d\r\n\r\n%b" % (len(body), body))
+        yield
 
 
 def _row_after(gateway, before: int) -> dict:

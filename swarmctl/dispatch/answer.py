@@ -93,7 +93,7 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
     refused, asked = True, time.monotonic()
     while True:
         try:
-            admitted = admit(swarm, _first_tier(route, left), terms, asked)
+            admitted = _in_line(swarm, _first_tier(route, left), terms, asked, begun, attempts)
         except Busy as exc:
             if not attempts:
                 raise
@@ -119,6 +119,16 @@ def answer(swarm: Swarm, route: Route, ask: ChatRequest, sink: Sink,
         if not left:
             return Outcome(run.price, "", "error", Timings(), tuple(attempts), attempts[-1].error,
                            refused=refused)
+
+
+def _in_line(swarm: Swarm, prices: Sequence[Price], terms: Terms, asked: float, begun: Sequence[str],
+             attempts: Sequence[Attempt]) -> Admitted:
+    """See admit. Raises Cancelled where it is cut short, with what was said before."""
+    try:
+        return admit(swarm, prices, terms, asked)
+    except KeyboardInterrupt as exc:
+        waited = Timings(queue_seconds=time.monotonic() - asked)
+        raise Cancelled(Outcome(prices[0], "".join(begun), "cancelled", waited, tuple(attempts))) from exc
 
 
 def _alike(left: Sequence[Price], broken: Candidate) -> list[Price]:
