@@ -20,7 +20,8 @@ from running import Cli
 from stocked import free_ports
 from waiting import until
 
-from swarmctl.diagnosis import Claim, Patient, host_findings, parse_examination, swarm_findings
+from swarmctl.cli.doctor import _print
+from swarmctl.diagnosis import Claim, Finding, Patient, host_findings, parse_examination, swarm_findings
 from swarmctl.errors import SwarmError
 from swarmctl.facts import Facts, Listener, OllamaLoaded, OllamaSeen, ServerSeen, parse_facts
 from swarmctl.facts.seen import BlobSeen, RuntimeSeen
@@ -30,6 +31,7 @@ from swarmctl.fleet.local import LocalRemote
 from swarmctl.fleet.snapshot import read_fleet
 from swarmctl.inventory import Host, LlamaCppWish, Placement
 from swarmctl.paths import Paths
+from swarmctl.verbs.doctor import Report
 
 pytestmark = pytest.mark.timeout(280)
 
@@ -52,6 +54,21 @@ def healthy() -> Facts:
     seen = recorded_facts("nvidia-two-gpus")
     return replace(seen, swap_used=0, listeners=(), data_dir="/d", servers=(
         ServerSeen("large", "spec", supervisor=4242, pid=4250),), blobs=(BlobSeen(DIGEST, 5 * GIB),))
+
+
+def test_findings_of_many_hosts_are_told_once_and_no_fingerprint_as_that_of_all(capsys):
+    said = [Finding(f"h{number}", "host_key", "error", "its key is not recorded",
+                    f"its key (ssh-ed25519 SHA256:{number}ab/c) is in no file", "nobody can tell",
+                    f"swarmctl trust h{number}")
+            for number in (1, 2)]
+    _print(Report(findings=tuple(said), examined=(), unreachable=()))
+    assert capsys.readouterr().out == """\
+error h1, h2: its key is not recorded
+  seen  its key (ssh-ed25519 SHA256:…) is in no file
+  why   nobody can tell
+  mend  swarmctl trust h1
+
+"""
 
 
 def examination(**sections: str) -> str:

@@ -16,9 +16,12 @@ if TYPE_CHECKING:
 
     from swarmctl.cli.context import Context
     from swarmctl.diagnosis import Finding
+    from swarmctl.diagnosis.finding import Severity
     from swarmctl.verbs.doctor import Report
 
-COLOURS = {"error": "red", "warning": "yellow", "info": "dim"}
+COLOURS: dict[Severity, str] = {"error": "red", "warning": "yellow", "info": "dim"}
+#: parts what is told of a finding while it is compared with others
+BETWEEN = "\0"
 
 
 def doctor(
@@ -57,35 +60,28 @@ def _print(report: Report) -> None:
     from rich.console import Console
 
     console = Console(highlight=False, soft_wrap=True)
-    for hosts, finding in _alike(report.findings):
-        console.print(*_lines(hosts, finding), sep="\n", markup=True)
+    for hosts, severity, said in _alike(report.findings):
+        console.print(*_lines(hosts, severity, *said.split(BETWEEN)), sep="\n", markup=True)
     looked = len(report.examined)
     if not report.findings:
         console.print(f"{looked} host{'' if looked == 1 else 's'} examined, nothing found")
 
 
-def _alike(findings: Sequence[Finding]) -> Iterator[tuple[Sequence[str], Finding]]:
+def _alike(findings: Sequence[Finding]) -> Iterator[tuple[Sequence[str], Severity, str]]:
     """Findings that say the same of several hosts, together, as the first of them says it."""
     for severity in COLOURS:
-        some = [one for one in findings if one.severity == severity]
-        first: dict[tuple[str, str], Finding] = {}
-        for one in some:
-            first.setdefault((one.host, _said(one)), one)
-        for hosts, said in alike((one.host, _said(one)) for one in some):
-            yield hosts, first[hosts[0], said]
+        some = [(one.host, BETWEEN.join((one.what, one.seen, one.why, one.mend)))
+                for one in findings if one.severity == severity]
+        for hosts, said in alike(some):
+            yield hosts, severity, said
 
 
-def _said(finding: Finding) -> str:
-    return "\n".join((finding.what, finding.seen, finding.why, finding.mend))
-
-
-def _lines(hosts: Sequence[str], finding: Finding) -> tuple[str, ...]:
+def _lines(hosts: Sequence[str], severity: Severity, what: str, seen: str, why: str,
+           mend: str) -> tuple[str, ...]:
     from rich.markup import escape
 
-    colour = COLOURS[finding.severity]
-    return (f"[{colour}]{finding.severity}[/] [bold]{', '.join(hosts)}[/]: {escape(finding.what)}",
-            f"  seen  {escape(finding.seen)}", f"  why   {escape(finding.why)}",
-            f"  mend  {escape(finding.mend)}", "")
+    return (f"[{COLOURS[severity]}]{severity}[/] [bold]{', '.join(hosts)}[/]: {escape(what)}",
+            f"  seen  {escape(seen)}", f"  why   {escape(why)}", f"  mend  {escape(mend)}", "")
 
 
 def _verdict(report: Report) -> None:
