@@ -92,6 +92,7 @@ def test_who_leaves_after_the_first_word_has_asked_all_the_same(llamacpp_bin, tm
             with client.stream("POST", CHAT, json={"messages": FRANCE, "response_format": LONG,
                                                    "stream": True}) as reply:
                 next(reply.iter_lines())
+            until(lambda: '"finish": "cancelled"' in "".join(gateway.said))
             again = client.post(CHAT, json={"messages": FRANCE})
     assert (again.status_code, "tokens of today" in again.json()["error"]["message"]) == (429, True)
 
