@@ -469,6 +469,13 @@ def test_a_lock_cut_off_while_it_was_made_does_not_hold_for_ever(tmp_path):
     lock_of(tmp_path, "mine").renew(60)
 
 
+def test_a_file_in_the_place_of_the_lock_is_nobodys_lock(tmp_path):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/lock").write_text("garbage")
+    lock_of(tmp_path, "mine").renew(60)
+    assert "mine" in (tmp_path / "data/lock/owner").read_text()
+
+
 def test_many_at_once_and_only_one_gets_the_lock(tmp_path):
     won, lost = [], []
 

@@ -463,6 +463,20 @@ def test_check_ends_with_2_and_every_problem_on_stderr(tmp_path):
     assert f"{path}:2: hosts.a.rolls: unknown key; did you mean roles?" in done.stderr
 
 
+def test_check_finds_models_that_nothing_ships_and_says_which_files_are_not_here(tmp_path):
+    path = tmp_path / "inventory.yaml"
+    path.write_text("version: 1\nmodels:\n  a: {source: gone.gguf, context: 512}\n"
+                    "  b: {source: 'shipped:small', context: 512}\nhosts: {x: {models: [a, b]}}\n")
+    done = swarmctl("inventory", "check", str(path))
+    assert done.returncode == 0
+    assert f"a: {tmp_path / 'gone.gguf'} is not on this machine, and `up` needs it here." in done.stderr
+    path.write_text(path.read_text().replace("shipped:small", "shipped:smal"))
+    done = swarmctl("inventory", "check", str(path))
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "models.b.source: swarmctl ships no smal" in done.stderr
+    assert "it ships: large, small" in done.stderr
+
+
 def test_what_happens_to_an_idle_host_is_read():
     text = OLLAMA_HOSTS.replace("idle_minutes: 30", "idle_minutes: 30, when_idle: poweroff, wake_via: both, "
                                 "wake_on_demand: true, sleep_command: [sudo, -n, zzz]")

@@ -558,6 +558,18 @@ def test_tokens_of_today_are_counted_from_the_journal(paths):
     assert spent_today(paths.journal, NOON) == {"key:ann": 7, "key:bob": 11}
 
 
+@pytest.mark.parametrize("damage", [
+    {"messages": 5}, {"messages": ["x", {"content": 3}, {"content": "twelve chars"}]}, {"answer": None},
+    {"timings": {"prompt_tokens": "many", "first_token_seconds": 0.1}}], ids=str)
+def test_garbled_rows_of_the_journal_do_not_stop_the_count_of_tokens(paths, damage):
+    paths.journal.mkdir(parents=True)
+    cut = {"timings": {"first_token_seconds": 0.1}, "messages": [], "answer": "twelve chars"}
+    rows = [_exchange("2026-11-24T09:00:00.000Z", "key:bob", 11),
+            _exchange("2026-11-24T10:00:00.000Z", "key:ann", 7) | cut | damage]
+    (paths.journal / "2026-11.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert spent_today(paths.journal, NOON)["key:bob"] == 11
+
+
 def test_the_unit_is_one_that_systemd_takes(tmp_path):
     text = unit_text(("/opt/a b/python", "-m", "swarmctl", "serve", "--host", "100%"),
                      {"SWARMCTL_HOME": "/home/x y", "SWARMCTL_MARK": "a$b"}, 30.0)

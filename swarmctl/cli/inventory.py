@@ -60,6 +60,8 @@ def _show(found: dict[str, Any]) -> None:
     Console(highlight=False, markup=False).print(table)
     typer.echo(f"{found['source']} is a good inventory: {_count(len(found['hosts']), 'host')}, "
                f"{_count(len(found['models']), 'model')}.", err=True)
+    for model, path in found["missing_files"].items():
+        typer.echo(f"{model}: {path} is not on this machine, and `up` needs it here.", err=True)
     if found["unused_models"]:
         typer.echo(f"No host wants: {', '.join(found['unused_models'])}.", err=True)
 

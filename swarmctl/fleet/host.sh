@@ -24,6 +24,7 @@ prepare() {
 lock() { # OWNER SECONDS DEAD_OWNER: take it, extend our own, or say who has it; DEAD_OWNER's may be taken over
     mkdir -p "$data" || exit 1
     folder=$data/lock
+    if [ -f "$folder" ]; then rm -f "$folder"; fi # a file in its place is nobody's lock
     now=$(date +%s)
     for try in 1 2 3; do
         if mkdir "$folder" 2>/dev/null; then break; fi

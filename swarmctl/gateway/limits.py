@@ -116,11 +116,14 @@ def spent_today(folder: Path, now: float) -> dict[str, int]:
 def _tokens(record: Mapping[str, Any], timings: Mapping[str, Any]) -> int:
     """As its server counted them; by the characters of what was read and said where the answer was cut before
     it did."""
-    counted = (timings.get("prompt_tokens") or 0) + (timings.get("completion_tokens") or 0)
-    if counted or timings.get("first_token_seconds") is None:
-        return int(counted)
-    texts = (*(turn["content"] for turn in record["messages"]), record["answer"], record.get("thought") or "")
-    return round(sum(map(len, texts)) / DEFAULT_CHARACTERS_PER_TOKEN)
+    counted = [timings.get(key) for key in ("prompt_tokens", "completion_tokens")]
+    tokens = sum(count for count in counted if isinstance(count, int))
+    if tokens or timings.get("first_token_seconds") is None:
+        return tokens
+    turns = record.get("messages")
+    read = [turn.get("content") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else ()
+    texts = (*read, record.get("answer"), record.get("thought"))
+    return round(sum(len(text) for text in texts if isinstance(text, str)) / DEFAULT_CHARACTERS_PER_TOKEN)
 
 
 def _day(now: float) -> str:

@@ -148,4 +148,5 @@ def status_of(exc: SwarmError) -> int:
 
 def told(exc: SwarmError) -> str:
     """A failure in one line: what failed, and what to do about it."""
-    return f"{exc} ({'; '.join(exc.hint.splitlines())})" if exc.hint else str(exc)
+    hint = "; ".join((exc.hint or "").splitlines()).replace(":; ", ": ")
+    return f"{exc} ({hint})" if hint else str(exc)

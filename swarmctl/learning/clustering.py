@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from importlib.util import find_spec
 from math import isqrt
 from typing import TYPE_CHECKING, Any
@@ -14,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 METHODS = ("kmeans", "hdbscan")
-INSTALL = "pip install 'swarmctl[embed]'"
+#: Into the very environment that runs this.
+INSTALL = f"{shlex.quote(sys.executable)} -m pip install 'swarmctl[embed]'"
 SEED = 0
 #: Silhouettes are measured on so many vectors at most, and for so many clusters at most.
 SAMPLE, MOST_CLUSTERS = 2_000, 24
