@@ -120,8 +120,8 @@ def _tokens(record: Mapping[str, Any], timings: Mapping[str, Any]) -> int:
     tokens = sum(count for count in counted if isinstance(count, int))
     if tokens or timings.get("first_token_seconds") is None:
         return tokens
-    turns = record.get("messages")
-    read = [turn.get("content") for turn in turns if isinstance(turn, dict)] if isinstance(turns, list) else ()
+    turns = record["messages"] if isinstance(record.get("messages"), list) else ()
+    read = [turn.get("content") for turn in turns if isinstance(turn, dict)]
     texts = (*read, record.get("answer"), record.get("thought"))
     return round(sum(len(text) for text in texts if isinstance(text, str)) / DEFAULT_CHARACTERS_PER_TOKEN)
 
