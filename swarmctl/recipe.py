@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from swarmctl.inventory.nodes import Node
 
 HUGE = 2**60
+#: where a mistake stands that is in no file, so that it has no line
+SET = "--set"
 HINT = "docs/train.md explains recipes; `swarmctl train --list` names those that ship"
 #: Steps of a job, by trainer. Each is a stage of jobs.stages; what a stage made is not made again.
 STAGES = {"sft": ("sft", "merge"), "dpo": ("dpo", "merge"), "kto": ("kto", "merge")}
@@ -111,7 +113,7 @@ def parse_recipe(text: str, source: str, name: str, table: Mapping[str, Any]) ->
     try:
         root = compose(text)
     except Unreadable as exc:
-        where = f"{source}:{exc.line}" if exc.line else source
+        where = f"{source}:{exc.line}" if exc.line and source != SET else source
         raise RecipeError(f"{where}: {exc.problem}", hint=HINT) from exc
     if not isinstance(root, Tree):
         raise RecipeError(f"{source}: expected a mapping of keys", hint=HINT)
@@ -120,7 +122,8 @@ def parse_recipe(text: str, source: str, name: str, table: Mapping[str, Any]) ->
     if not reader.problems:
         reader.problems += [Problem(reader.lines.get((key,), root.line), key, said) for key, said in odd(raw)]
     if reader.problems:
-        lines = [f"{source}:{one.line}: {one.field}: {one.text}" for one in sorted(set(reader.problems))]
+        lines = [f"{source if source == SET else f'{source}:{one.line}'}: {one.field}: {one.text}"
+                 for one in sorted(set(reader.problems))]
         raise RecipeError("\n".join(lines), hint=HINT)
     own = raw.pop("swarmctl", {})
     own["hosts"] = tuple(own.get("hosts", ()))
@@ -137,7 +140,7 @@ def with_keys(recipe: Recipe, given: Iterable[str], table: Mapping[str, Any]) ->
             raise RecipeError(f"{word!r} is no KEY=VALUE", hint="e.g. --set learning_rate=2e-5")
         lines[key.strip()] = value
     text = "\n".join(f"{key}: {value}" for key, value in lines.items())
-    return replace(parse_recipe(text, "--set", recipe.name, table), own=recipe.own)
+    return replace(parse_recipe(text, SET, recipe.name, table), own=recipe.own)
 
 
 def _read(root: Tree, reader: Reader, table: Mapping[str, Any]) -> dict[str, Any]:

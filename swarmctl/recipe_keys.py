@@ -76,6 +76,8 @@ def odd(raw: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield key, "must be at least 1"
     if raw.get("learning_rate", 1) <= 0:
         yield "learning_rate", "must be above 0"
+    if raw.get("num_train_epochs", 1) <= 0 and (raw.get("max_steps") or 0) <= 0:
+        yield "num_train_epochs", "must be above 0: this would train nothing"
     if raw.get("bf16") and raw.get("fp16"):
         yield "fp16", "bf16 and fp16 exclude each other; leave both out, and the host's hardware decides"
     yield from _odd_adapter(raw)

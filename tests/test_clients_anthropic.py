@@ -39,6 +39,11 @@ def test_a_message(client, gateway, model):
     assert newest["messages"][0] == {"role": "system", "content": "Answer briefly."}
 
 
+@conforms(CLIENT, "models are listed")
+def test_models_are_listed_to_a_key_as_this_client_sends_it(client):
+    assert "tooly" in [one.id for one in client.models.list()]
+
+
 @conforms(CLIENT, "chat, streamed")
 def test_a_message_streamed(client, model):
     with client.messages.stream(model=model, max_tokens=40, messages=CAPITAL, extra_body=COLD) as stream:

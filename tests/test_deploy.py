@@ -166,6 +166,9 @@ def test_a_run_is_finished_on_the_host_where_it_lies(swarm, weights):
               "small", str(weights), "", "2026-11-23T00:00:00.000Z", "somebody@somewhere")
     keep_run(swarm.paths, run)
     merged = swarm.data_dir["worlock"] / "runs" / run.id / "out" / "merged"
+    early = swarm.run("deploy", run.id, status=1)
+    assert f"run {run.id} has left no merged weights there" in early.stderr
+    assert not list(swarm.data_dir["worlock"].glob("runs/*"))  # no job was begun for it
     shutil.copytree(changed(weights, 11), merged)
     done = json.loads(swarm.run("deploy", run.id, "--imatrix", "make", "--share", "0", "--json").stdout)
     assert done["stages"]["imatrix"]["tokens"] > 1000

@@ -136,6 +136,16 @@ def test_a_push_puts_a_blob_under_its_hash_and_a_second_one_moves_no_weights(swa
     assert not list(swarm.lab.host("worlock").data_dir.glob("lock"))
 
 
+def test_a_file_that_was_cut_off_or_is_not_there_is_not_pushed(swarm, tmp_path):
+    cut = tmp_path / "cut.gguf"
+    cut.write_bytes(SMALL.read_bytes()[:-50_000])
+    with pytest.raises(SwarmError, match="was cut off: its 20 tensors take"):
+        swarm.push(cut, "spinoza")
+    with pytest.raises(UsageError, match=r"^there is no .*none\.gguf"):
+        swarm.push(tmp_path / "none.gguf", "spinoza")
+    assert not (swarm.lab.host("spinoza").data_dir / "blobs" / f"sha256-{digest(cut)}").exists()
+
+
 def test_a_host_that_is_off_fails_alone(swarm):
     off = replace(swarm.yard.inventory.host("spinoza"), ssh="127.0.0.1:1")
     hosts = tuple(off if host.name == "spinoza" else host for host in swarm.yard.inventory.hosts)

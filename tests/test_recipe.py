@@ -58,6 +58,7 @@ def test_every_shipped_recipe_is_right_and_reachable_by_name_and_by_path():
     ("load_in_4bit: true", "add use_peft: true"),
     ("lora_r: 8", "has no effect without use_peft: true"),
     ("max_length: 0", "must be at least 1"),
+    ("num_train_epochs: 0", "must be above 0"),
     ("loss_type: [sigmoid, sft]\nloss_weights: [1.0]", "1 weights for 2 of `loss_type`"),
     ("swarmctl: {offload: cpu}", "`offload` needs `deepspeed"),
     ("swarmctl: {inference: stop}", "one of keep, drain"),
@@ -96,6 +97,8 @@ def test_a_key_may_be_set_over_a_recipe_and_is_checked_like_the_rest():
     found = [recipe.keys[key] for key in ("learning_rate", "loss_type", "lora_r")]
     assert found == [1e-3, ["sigmoid"], 16]
     with pytest.raises(RecipeError, match="did you mean learning_rate"):
+        with_keys(recipe, ["learning_rte=1"], key_table())
+    with pytest.raises(RecipeError, match=r"^--set: learning_rte: "):  # no line, as there is no file
         with_keys(recipe, ["learning_rte=1"], key_table())
     with pytest.raises(RecipeError, match="no KEY=VALUE"):
         with_keys(recipe, ["learning_rate"], key_table())

@@ -211,6 +211,31 @@ class TestTraining:
         assert "was cancelled" in trainers.job("follow", run, status=1).stderr
         assert trainers.acts() == ["start", "cancel", "cancelled"]
 
+    def test_a_follower_that_leaves_is_told_that_the_job_goes_on_and_how_to_end_it(self, trainers, dataset):
+        started = trainers.start("train", "tiny-dpo", "-d", str(dataset), "--set", "num_train_epochs=200",
+                                 text=True)
+        run = until(lambda: [path.parent.name for path in trainers.paths.runs.glob("*/run.json")])[0]
+        folder = trainers.folder(run)
+        until(lambda: steps(folder)[0], what="it never trained")
+        started.send_signal(signal.SIGINT)
+        _, err = started.communicate(timeout=60)
+        follower = trainers.start("jobs", "follow", text=True)
+        until(lambda: follower.stderr.readline().startswith("dpo:"))
+        follower.send_signal(signal.SIGINT)
+        _, last = follower.communicate(timeout=60)
+        for said, one in ((err, started), (last, follower)):
+            assert one.returncode == 130
+            assert f"{run} goes on on worlock" in said
+            assert f"`swarmctl jobs cancel {run}` ends it" in said
+        assert folder.holder()
+        again = trainers.train("tiny-dpo", "-d", str(dataset), "--dry-run").stderr
+        assert f"worlock is training already ({run}): both would share it" in again
+        trainers.job("cancel", run)
+        trainers.job("remove", run)
+        gone = trainers.job("show", run, status=1).stderr
+        assert f"run {run} is not there any more" in gone
+        assert "No such file" not in gone
+
 
 @needs_trl
 @pytest.mark.train
@@ -325,7 +350,9 @@ class TestPreflight:
     def test_what_cannot_be_is_said_at_once(self, trainers, dataset, tmp_path):
         assert "which model" not in trainers.train("nope", status=2).stderr
         here = ("-d", str(dataset))
-        assert "needs an NVIDIA GPU" in trainers.train("dpo-qlora", *here, status=1).stderr
+        refused = trainers.train("dpo-qlora", *here, status=1).stderr
+        assert refused.startswith("swarmctl: worlock: the recipe loads its base in 4 or 8 bits, which needs "
+                                  "an NVIDIA GPU\n  dpo-lora keeps"), refused
         assert "dataset build" in trainers.train("tiny-dpo", status=2).stderr
         assert "no host there" in trainers.train("tiny-dpo", *here, "-H", "there", status=2).stderr
         assert "no run is called" in trainers.job("show", "x", status=2).stderr

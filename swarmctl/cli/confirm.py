@@ -24,6 +24,6 @@ def confirm_removal(what: str) -> None:
     """Ask whether to remove `what`. Raises UsageError where nobody is there to ask, SwarmError on a no."""
     if not sys.stdin.isatty():
         raise UsageError(f"this would remove {what}, and there is nobody to ask",
-                         hint="--yes says so; `prune --dry-run` only looks")
+                         hint="--yes says so")
     if not agreed(f"remove {what}?"):
         raise SwarmError("nothing was removed")

@@ -134,11 +134,13 @@ class Steps:
                 started(run)
             jobs.resume(paths, inventory, run, self.context.clock)
             try:
-                known, stages = jobs.follow(paths, inventory, run, view.record, self.context.clock)
+                known, stages = jobs.follow(paths, inventory, run, view.record, self.context.clock,
+                                           view.line)
             except JobCut as exc:
                 say(f"{exc.host}: {exc.message}; going on with it")
                 jobs.resume(paths, inventory, run, self.context.clock)
-                known, stages = jobs.follow(paths, inventory, run, view.record, self.context.clock)
+                known, stages = jobs.follow(paths, inventory, run, view.record, self.context.clock,
+                                           view.line)
         seconds = sum(float(stage.get("seconds", 0.0)) for stage in stages.values())
         return {"run": run, "hours": seconds / 3600, "kwh": self._kwh(known.host, seconds)}
 

@@ -81,7 +81,7 @@ def follow(ctx: typer.Context, run: RUN = "latest") -> None:
 
     context: Context = ctx.obj
     with JobView.on(sys.stderr) as view:
-        found, _ = verb(context.paths, _inventory(context), run, view.record, context.clock)
+        found, _ = verb(context.paths, _inventory(context), run, view.record, context.clock, view.line)
     sys.stdout.write(f"{found.id}\n")
 
 

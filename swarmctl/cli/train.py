@@ -32,7 +32,9 @@ def train(
         "--set", metavar="KEY=VALUE", help="A key over the recipe's own; may be repeated.")] = None,
     detach: Annotated[bool, typer.Option(
         "--detach", help="Return once it runs; `jobs follow` shows it.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything and start nothing.")] = False,
+    dry_run: Annotated[bool, typer.Option(
+        "--dry-run", help="Check everything and start nothing. What checking needs stays on the host: the "
+                          "training environment and the base weights.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Name the recipes that ship with swarmctl.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the run as one JSON document.")] = False,
 ) -> None:

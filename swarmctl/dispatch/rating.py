@@ -102,7 +102,8 @@ def _score(value: str | None) -> tuple[float | None, int | None]:
     if value is None:
         return None, None
     if value not in VALUES:
-        raise UsageError(f"{value!r} is no rating", hint="up, down, or 1 to 5")
+        raise UsageError(f"{value!r} is no rating",
+                         hint="up, down, or 1 to 5; the right answer goes behind --correction")
     if value.isdigit():
         return stars_to_score(int(value)), int(value)
     return (1.0 if value == "up" else -1.0), None

@@ -129,6 +129,7 @@ def finish(paths: Paths, inventory: Inventory, order: Order, tell: Teller) -> Fi
         return found
     shop = _workshop(paths, inventory, order, tell)
     try:
+        _require_weights(shop, order)
         stages = _job(shop, order, kept, tell)
         _bring(shop, order, kept, tell)
     finally:
@@ -220,6 +221,17 @@ def _host(inventory: Inventory, run: Run) -> Host:
     except KeyError as exc:
         raise UsageError(f"run {run.id} lies on {run.host}, which has left the inventory",
                          hint="put it back, or deploy a copy of the run's out/merged") from exc
+
+
+def _require_weights(shop: Workshop, order: Order) -> None:
+    """A run must have left what is to be finished. Raises SwarmError."""
+    if order.run is None:
+        return
+    run = order.run
+    there = f"{jobs.run_folder(run.data_dir, run.id)}/out/merged/config.json"
+    if shop.remote.run(("test", "-e", there), timeout=jobs.ASK_LIMIT, check=False).exit_status:
+        raise SwarmError(f"run {run.id} has left no merged weights there", host=run.host,
+                         hint=f"`swarmctl jobs show {run.id}` says how it is; once it is done, deploy it")
 
 
 def _job(shop: Workshop, order: Order, kept: Path, tell: Callable[..., None]) -> Mapping[str, Any]:

@@ -217,6 +217,10 @@ def ask(remote: Remote, folder: str, verb: str) -> JobState:
     limit = START_LIMIT if verb in ("start", "cancel") else ASK_LIMIT
     done = remote.run(("sh", f"{folder}/job", verb), timeout=limit, check=False)
     raw = _parsed(done.stdout.splitlines()[-1]) if done.stdout.strip() else None
+    here = ("test", "-e", f"{folder}/job")
+    if raw is None and remote.run(here, timeout=ASK_LIMIT, check=False).exit_status:
+        raise JobFailed(f"run {Path(folder).name} is not there any more: {folder} is gone", host=remote.host,
+                        hint="`swarmctl jobs` lists the runs that are")
     if raw is None:
         said = "; ".join((done.stderr.strip() or "it said nothing").splitlines()[-2:])
         raise JobFailed(f"{folder} does not answer: {said[-400:]}", host=remote.host,

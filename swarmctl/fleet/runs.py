@@ -99,6 +99,12 @@ def find_run(paths: Paths, named: str) -> Run:
     return found[0]
 
 
+def goes_on(run: Run) -> str:
+    """What a person is told who stops watching a run."""
+    return (f"{run.id} goes on on {run.host}: `swarmctl jobs follow {run.id}` shows it again, "
+            f"`swarmctl jobs cancel {run.id}` ends it")
+
+
 def record(paths: Paths, run: Run, action: str, now: float, **more: Any) -> None:  # noqa: ANN401  any JSON
     """Append what was done with a run to the journal. Raises LedgerError."""
     journal.append(paths.journal, {

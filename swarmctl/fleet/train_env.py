@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 BUILD_LIMIT = 3600.0
 LOOK_LIMIT = 60.0
+#: lines of pip that say of each package only that nothing is done
+CHATTER = ("Requirement already satisfied", "Ignoring ")
 #: what a new environment takes, torch with its CUDA libraries most of it; measured on x86 Linux
 SIZE = 8 << 30
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "datasets", "tensorboard")
@@ -91,8 +93,13 @@ def _make(remote: Remote, seen: Facts, folder: str, locks: tuple[Path, ...], pat
             sent.append(f"{folder}.{path.name}")
             remote.put(path, sent[-1], sha256=sha256(path.read_bytes()).hexdigest(), timeout=LOOK_LIMIT)
         script = resources.files("swarmctl.fleet").joinpath("train_env.sh").read_bytes()
+
+        def hear(line: str) -> None:
+            if not line.startswith(CHATTER):
+                tell(line.removeprefix("stage ")[:100])
+
         done = remote.run(("sh", "-s", "--", folder, *sent), timeout=BUILD_LIMIT, stdin=script, check=False,
-                          on_line=lambda line: tell(line.removeprefix("stage ")[:100]))
+                          on_line=hear)
         if done.exit_status != 0:
             raise _failure(remote.host, done.exit_status, done.stdout + done.stderr)
         remote.run(("rm", "-f", "--", *sent), timeout=LOOK_LIMIT)

@@ -93,6 +93,11 @@ def model(swarm: Swarm, wanted: Wanted) -> Mapping[str, Any]:
     return shape.model(name, shape.created(swarm))
 
 
+def key(headers: Mapping[str, str]) -> str | None:
+    """The API key where no bearer is sent: Anthropic's clients list models at the same path."""
+    return headers.get("x-api-key")
+
+
 def names(swarm: Swarm) -> Sequence[str]:
     """Every name that a client may use for `model`: the routers', the models', their releases', and those
     that make vectors."""
@@ -253,4 +258,5 @@ SURFACE = Surface(
     ),
     embeds=(Embed("/v1/embeddings", parse_embeddings, shape.embeddings),),
     looks=(Look("GET", "/v1/models", models), Look("GET", "/v1/models/{name:path}", model)),
+    key=key,
 )

@@ -13,7 +13,7 @@ from swarmctl.fleet import jobs
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.ports import free_ports
 from swarmctl.fleet.remote import connect
-from swarmctl.fleet.runs import Run, find_run, finished, known_runs, record, take_back_host
+from swarmctl.fleet.runs import Run, find_run, finished, goes_on, known_runs, record, take_back_host
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.tunnels import forward_port, unforward_port
 
@@ -72,11 +72,16 @@ def show(paths: Paths, inventory: Inventory, named: str) -> Row:
 
 
 def follow(paths: Paths, inventory: Inventory, named: str, sink: Callable[[dict[str, Any]], None],
-           now: Callable[[], float]) -> tuple[Run, Mapping[str, Any]]:
-    """Watch a run to its end, from its first record on; what its stages gave. Raises JobFailed."""
+           now: Callable[[], float], note: Callable[[str], None]) -> tuple[Run, Mapping[str, Any]]:
+    """Watch a run to its end, from its first record on; what its stages gave. Whoever leaves before is told
+    by `note` that it goes on. Raises JobFailed."""
     run = find_run(paths, named)
     with _host(paths, inventory, run) as remote:
-        ended = jobs.watch(remote, run.data_dir, run.id, sink)
+        try:
+            ended = jobs.watch(remote, run.data_dir, run.id, sink)
+        except KeyboardInterrupt:
+            note(goes_on(run))
+            raise
         return run, finished(paths, run, ended, now())
 
 

@@ -29,6 +29,7 @@ from swarmctl.fleet.spread import (
 from swarmctl.fleet.store import Store, describe_file
 from swarmctl.inventory import placed_on
 from swarmctl.runtimes import ollama_models, ollama_names
+from swarmctl.runtimes.gguf_header import check_whole
 from swarmctl.runtimes.hf_folder import as_sent, read_folder, same_model
 from swarmctl.runtimes.ollama_plan import plan_ollama
 from swarmctl.steps import CreateModel
@@ -56,12 +57,15 @@ def push(yard: Yard, file: Path, hosts: Sequence[Host], event: Callable[[Event],
     if quantise or outtype != "f16":
         raise UsageError("a GGUF is pushed as it is", hint="--outtype and --quantize are for a folder of "
                                                           "safetensors; llama-quantize changes a GGUF")
+    if not file.is_file():
+        raise UsageError(f"there is no {file}", hint="name a GGUF file, or a Hugging Face folder")
     return _push_gguf(yard, file.absolute(), hosts, event, name or file.stem, runtime)
 
 
 def _push_gguf(yard: Yard, file: Path, hosts: Sequence[Host], event: Callable[[Event], None], name: str,
                runtime: str | None) -> tuple[Moved, ...]:
     model = describe_file(name, file, yard.paths.store / "described")
+    check_whole(name, file)
     cargo = Cargo(Blob(name, model.sha256, model.size), ollama_names.tag_name(name, model.sha256),
                   here=Path(model.path))
     return _move(yard, cargo, hosts, runtime, event)

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from swarmctl.errors import SwarmError
     from swarmctl.fleet.releases import Release, Standing
     from swarmctl.fleet.roles import BringUp
+    from swarmctl.inventory import Inventory
     from swarmctl.paths import Paths
 
 OWN = "the inventory's own weights"
@@ -114,6 +115,7 @@ def judged(paths: Paths, inventory: Path, model: str) -> Judgement:
     """
     how = standing(read(paths), model)
     if how.canary is None:
+        _require_model(read_inventory(inventory), model)
         raise UsageError(f"{model} has no canary", hint="`swarmctl deploy` makes one")
     old = how.champion.sha256 if how.champion else own_digest(paths, inventory, model)
     blind = votes(blind_votes(paths, how.canary.sha256, old))
@@ -170,10 +172,14 @@ def _risen(how: Standing, model: str, release: str | None) -> Release:
 
 def _hosts(desk: Desk, model: str) -> tuple[str, ...]:
     inventory = read_inventory(desk.inventory)
-    if model not in inventory.models:
-        raise UsageError(f"the inventory has no model {model}", hint=f"it has {', '.join(inventory.models)}")
+    _require_model(inventory, model)
     return tuple(host.name for host in inventory.hosts
                  if any(placement.model == model for placement in host.models))
+
+
+def _require_model(inventory: Inventory, model: str) -> None:
+    if model not in inventory.models:
+        raise UsageError(f"the inventory has no model {model}", hint=f"it has {', '.join(inventory.models)}")
 
 
 def _taken_back(how: Standing) -> Release:

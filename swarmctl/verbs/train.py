@@ -19,7 +19,7 @@ from swarmctl.fleet.person import who
 from swarmctl.fleet.pool import over_hosts
 from swarmctl.fleet.progress import Teller
 from swarmctl.fleet.remote import connect
-from swarmctl.fleet.runs import Run, at, finished, keep_aside, keep_run, record, run_id
+from swarmctl.fleet.runs import Run, at, finished, goes_on, keep_aside, keep_run, record, run_id
 from swarmctl.fleet.survey import survey
 from swarmctl.fleet.train_env import SIZE, training_python
 from swarmctl.fleet.training import Ordered, meeting_address, meeting_port, order, parquet, served_template
@@ -122,9 +122,11 @@ def choose(wanted: Ordered, named: str | None, watcher: Watcher) -> tuple[Candid
     looks = over_hosts(hosts, lambda host: _look(wanted, host), timeout=SURVEY_LIMIT)
     found = {host.name: one for host, one in looks}
     able = [one for host in hosts if isinstance(one := found[host.name], Candidate)]
-    for name, one in found.items():
-        if isinstance(one, SwarmError):
-            watcher.note(f"{name} cannot be looked at: {one}")
+    errors = [one for one in found.values() if isinstance(one, SwarmError)]
+    if not able:
+        raise _none_of(errors)
+    for one in errors:
+        watcher.note(f"{one.host} cannot train this: {one.message}")
     fit = [one for one in able if not one.fit.lacks]
     if wanted.recipe.own.hosts and len(fit) < len(hosts):
         raise next((_unfit(one) for one in able if one.fit.lacks), Unfit("a host of the recipe is missing"))
@@ -133,8 +135,7 @@ def choose(wanted: Ordered, named: str | None, watcher: Watcher) -> tuple[Candid
     if not fit and len(able) == 1:
         raise _unfit(able[0])
     if not fit:
-        reasons = "; ".join(f"{one.host.name}: {_short(one)}" for one in able) or "; ".join(
-            str(one) for one in found.values())
+        reasons = "; ".join(f"{one.host.name}: {_short(one)}" for one in able)
         raise Unfit(f"no host can train this: {reasons}", hint="dpo-qlora and a smaller max_length take less")
     best = max(fit, key=_speed)
     if named is None and len(able) > 1:
@@ -143,6 +144,15 @@ def choose(wanted: Ordered, named: str | None, watcher: Watcher) -> tuple[Candid
         if one is not best:
             one.remote.close()
     return (best,)
+
+
+def _none_of(errors: Sequence[SwarmError]) -> SwarmError:
+    """Why no host is left: one that could not be reached may be there later, so it comes before what does not
+    fit."""
+    passing = [one for one in errors if not isinstance(one, Unfit)]
+    if passing or len(errors) == 1:
+        return (passing or errors)[0]
+    return Unfit(f"no host can train this: {'; '.join(map(str, errors))}", hint=errors[0].hint)
 
 
 def _on_hosts(wanted: Ordered, team: Sequence[Candidate], watcher: Watcher, *, follow: bool, dry_run: bool,
@@ -172,7 +182,11 @@ def _on_hosts(wanted: Ordered, team: Sequence[Candidate], watcher: Watcher, *, f
     watcher.note(f"run {run.id} on {run.host}, which needs this terminal no more: "
                  f"`swarmctl jobs follow {run.id}`")
     if follow:
-        ended = jobs.watch(first.remote, run.data_dir, run.id, lambda one: watcher.progress(run, one))
+        try:
+            ended = jobs.watch(first.remote, run.data_dir, run.id, lambda one: watcher.progress(run, one))
+        except KeyboardInterrupt:
+            watcher.note(goes_on(run))
+            raise
         finished(wanted.paths, run, ended, now())
     return run
 
@@ -189,7 +203,7 @@ def _prepare(wanted: Ordered, one: Candidate, run: Run, watcher: Watcher) -> Rea
     """Environment, code, weights and data, put where they are not there yet."""
     remote, data_dir = one.remote, one.seen.data_dir
     if one.busy:
-        watcher.note(f"{one.host.name} is training already: {', '.join(one.busy)}")
+        watcher.note(f"{one.host.name} is training already ({', '.join(one.busy)}): both would share it")
     if one.cut:
         watcher.note(f"{one.host.name} holds a run that was cut off: `swarmctl jobs resume {one.cut[-1]}` "
                      "goes on with it")
@@ -272,7 +286,11 @@ def _look(wanted: Ordered, host: Host) -> Candidate:
     runs = jobs.states(remote, seen.data_dir)
     running = tuple(one.run for one in runs if one.state == "running")
     cut = tuple(one.run for one in runs if one.state == "stopped")
-    fit = fitting(wanted.recipe, wanted.shape, load, seen, host.limits)
+    try:
+        fit = fitting(wanted.recipe, wanted.shape, load, seen, host.limits)
+    except Unfit as exc:  # which knows the machine's own name only
+        exc.host = host.name
+        raise
     return Candidate(host, remote, seen, fit, running, cut)
 
 
