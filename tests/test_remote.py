@@ -426,7 +426,7 @@ def test_a_name_without_address_and_a_closed_port_are_unreachable(lab_loopback, 
     with pytest.raises(HostUnreachable) as caught:
         over_ssh(lab_loopback, "gone", ssh=where).run(("true",), timeout=10)
     assert str(caught.value).startswith("gone: no SSH connection (")
-    assert f"`ssh {where}`" in (caught.value.hint or "")
+    assert f"`ssh -F {lab_loopback.ssh_config} {where}`" in (caught.value.hint or "")
 
 
 def test_a_key_that_is_refused_says_so(lab_loopback, tmp_path):

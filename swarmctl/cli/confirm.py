@@ -20,10 +20,13 @@ def agreed(question: str, *, default: bool = False) -> bool:
         return False
 
 
-def confirm_removal(what: str) -> None:
-    """Ask whether to remove `what`. Raises UsageError where nobody is there to ask, SwarmError on a no."""
+def confirm_removal(what: str, *, can_look: bool = False) -> None:
+    """Ask whether to remove `what`. `can_look`: the command knows --dry-run.
+
+    Raises UsageError where nobody is there to ask, SwarmError on a no.
+    """
     if not sys.stdin.isatty():
         raise UsageError(f"this would remove {what}, and there is nobody to ask",
-                         hint="--yes says so")
+                         hint="--yes says so; --dry-run only looks" if can_look else "--yes says so")
     if not agreed(f"remove {what}?"):
         raise SwarmError("nothing was removed")

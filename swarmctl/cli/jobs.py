@@ -159,7 +159,7 @@ def prune(
     context: Context = ctx.obj
     inventory = _inventory(context)
     if not (dry_run or yes):
-        confirm_removal(f"runs older than {days:g} days, and what only they need")
+        confirm_removal(f"runs older than {days:g} days, and what only they need", can_look=True)
     found = list(verb(context.paths, inventory, host or (), days=days, dry_run=dry_run, now=context.clock()))
     rows = [one for _, one in found if isinstance(one, Pruned)]
     if as_json:

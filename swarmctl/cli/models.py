@@ -194,7 +194,8 @@ def prune(ctx: typer.Context, host: Annotated[list[str] | None, HOSTS] = None,
         if not yes:
             for name, (_, what) in going.items():
                 sys.stderr.write(f"{name}: {', '.join(_title(one) for one in what)}\n")
-            confirm_removal(f"{sum(len(what) for _, what in going.values())} models, {_size(size)}")
+            confirm_removal(f"{sum(len(what) for _, what in going.values())} models, {_size(size)}",
+                            can_look=True)
         size = _remove_all(yard, going, failed)
     _show_removed({name: what for name, (_, what) in going.items() if name not in failed}, size,
                   as_json=as_json, dry=dry_run)
